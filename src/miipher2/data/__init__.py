@@ -1,0 +1,1 @@
+"""Data: from folders of sound files to batches that are a function of (seed, step)."""

@@ -1,0 +1,83 @@
+"""What the bits of a run depend on besides its configuration: device, threads, determinism, versions, code."""
+
+import logging
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import transformers
+from tqdm import tqdm
+
+
+class _BesideTheBar(logging.Handler):
+    """Prints log lines above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+def log_to_stdout() -> None:
+    """Send log lines of this project to standard output as `[INFO] …`."""
+    handler = _BesideTheBar()
+    handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+    logger = logging.getLogger("miipher2")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def start_runtime(device: str, deterministic: bool, threads: int | None) -> torch.device:
+    """Set threads and determinism, and return the device; must run before CUDA starts.
+
+    Args:
+        device: `auto` (CUDA where there is some), `cpu`, `cuda` or `cuda:1`.
+        threads: for operations on the CPU; None leaves PyTorch's default, one for each core.
+
+    Raises:
+        ValueError: CUDA was asked for and there is none.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    if threads is not None:
+        torch.set_num_threads(threads)
+    available = torch.cuda.is_available()
+    if device.startswith("cuda") and not available:
+        raise ValueError(f"runtime.device={device}: PyTorch sees no CUDA device; use runtime.device=cpu or auto")
+    chosen = torch.device("cuda" if device == "auto" and available else "cpu" if device == "auto" else device)
+    if chosen.type == "cuda":
+        torch.cuda.init()
+    return chosen
+
+
+def describe_environment(device: torch.device) -> dict[str, str]:
+    """Return what the bits depend on; it is compared on a resume."""
+    on_cuda = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "transformers": transformers.__version__,
+        "cuda": str(torch.version.cuda) if on_cuda else "none",
+        "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        "threads": str(torch.get_num_threads()),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+    }
+
+
+def describe_code(root: Path) -> dict[str, Any]:
+    """Return the commit that is checked out and whether files differ from it; for people, never compared."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"code": {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}}

@@ -1,0 +1,138 @@
+"""What training minimises: distances between features, between waves, and the two sides of the adversarial game."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torchaudio.functional import melscale_fbanks
+
+# A discriminator's view of a wave: its score, and its feature maps.
+View = tuple[Tensor, list[Tensor]]
+
+
+def feature_loss(
+    predicted: Float[Tensor, "batch frame dim"],
+    target: Float[Tensor, "batch frame dim"],
+    valid: Bool[Tensor, "batch frame"] | None = None,
+    *,
+    l1: float = 1.0,
+    l2: float = 1.0,
+    spectral_convergence: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Return L1 + L2 + spectral convergence between two feature sequences, over the valid frames.
+
+    L1 and L2 are means: their sums drown the last term.
+
+    Args:
+        valid: which frames count; None: all.
+        l1, l2, spectral_convergence: weights of the three terms.
+
+    Source: Koizumi et al. 2023, Miipher (arXiv:2303.01664).
+    """
+    difference, target = predicted.float() - target.float(), target.float()
+    values = difference.numel()
+    counted: Tensor | int = values
+    if valid is not None:
+        difference = difference.masked_fill(~valid[..., None], 0)
+        target = target.masked_fill(~valid[..., None], 0)
+        counted = valid.sum() * difference.shape[-1]
+    absolute, squared = difference.abs().sum(), difference.square().sum()
+    power = target.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+    return l1 * absolute / counted + l2 * squared / counted + spectral_convergence * squared / power
+
+
+class MelDistance(nn.Module):
+    """The mean absolute difference of two waves' log-mel spectrograms.
+
+    Args:
+        sample_rate_hz: of the waves.
+        window_samples: None: the power of two from 40 ms up, which is 1024 up to 24 kHz as in HiFi-GAN. The hop is a
+            quarter of it.
+        mels: bands from 0 to half the sample rate.
+
+    Source: Kong et al. 2020, HiFi-GAN (arXiv:2010.05646).
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, sample_rate_hz: int, window_samples: int | None = None, mels: int = 80) -> None:
+        super().__init__()
+        self.window_samples = window_samples or 2 ** math.ceil(math.log2(0.04 * sample_rate_hz))
+        filters = melscale_fbanks(
+            self.window_samples // 2 + 1, 0.0, sample_rate_hz / 2, mels, sample_rate_hz, "slaney", "slaney"
+        )
+        self.register_buffer("window", torch.hann_window(self.window_samples), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, fake: Float[Tensor, "batch time"], real: Float[Tensor, "batch time"]) -> Float[Tensor, ""]:
+        """Return the distance; waves shorter than half a window are an error."""
+        return (self.log_mel(fake) - self.log_mel(real)).abs().mean()
+
+    def log_mel(self, wave: Float[Tensor, "batch time"]) -> Float[Tensor, "batch step mel"]:
+        """Return the log-mel spectrogram that is compared."""
+        return log_mel(wave, self.window, self.filters)
+
+
+def log_mel(
+    wave: Float[Tensor, "batch time"], window: Float[Tensor, " window"], filters: Float[Tensor, "bin mel"]
+) -> Float[Tensor, "batch step mel"]:
+    """Return the natural logarithm of mel magnitudes, one step every quarter of a window.
+
+    Args:
+        filters: from the bins of a spectrum as long as the window.
+
+    Raises:
+        ValueError: the wave is shorter than half a window, and cannot be reflected at its ends.
+    """
+    samples, hop_samples = wave.shape[1], len(window) // 4
+    side = (len(window) - hop_samples) // 2
+    if samples <= side:
+        raise ValueError(f"a wave of {samples} samples; should be longer than {side} for a window of {len(window)}")
+    with torch.autocast(wave.device.type, enabled=False):
+        wave = wave.float()
+        # Slice and flip, since the backward of reflection padding is not deterministic on CUDA.
+        before, after = wave[:, 1 : side + 1].flip(1), wave[:, samples - 1 - side : samples - 1].flip(1)
+        spectrum = torch.stft(
+            torch.cat([before, wave, after], 1),
+            len(window),
+            hop_samples,
+            window=window,
+            center=False,
+            return_complex=True,
+        )
+        # The root has no slope at 0; floors as in HiFi-GAN.
+        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+        return (magnitude.transpose(1, 2) @ filters).clamp_min(1e-5).log()
+
+
+def discriminator_loss(real: Sequence[View], fake: Sequence[View]) -> Float[Tensor, ""]:
+    """Return what the discriminators minimise: real scores should be 1, fake ones 0; summed over discriminators.
+
+    Source: Mao et al. 2017, LSGAN (arXiv:1611.04076).
+    """
+    terms = [
+        (score_real.float() - 1).square().mean() + score_fake.float().square().mean()
+        for (score_real, _), (score_fake, _) in zip(real, fake, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def generator_adversarial_loss(fake: Sequence[View]) -> Float[Tensor, ""]:
+    """Return what the generator minimises: fake scores should be 1; summed over discriminators."""
+    return torch.stack([(score.float() - 1).square().mean() for score, _ in fake]).sum()
+
+
+def feature_matching_loss(real: Sequence[View], fake: Sequence[View]) -> Float[Tensor, ""]:
+    """Return the mean absolute difference of feature maps, summed over maps and discriminators; real is held fixed.
+
+    Source: Kong et al. 2020, HiFi-GAN (arXiv:2010.05646).
+    """
+    terms = [
+        (map_fake.float() - map_real.detach().float()).abs().mean()
+        for (_, maps_real), (_, maps_fake) in zip(real, fake, strict=True)
+        for map_real, map_fake in zip(maps_real, maps_fake, strict=True)
+    ]
+    return torch.stack(terms).sum()

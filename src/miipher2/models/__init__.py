@@ -1,0 +1,1 @@
+"""The networks: frozen encoder with adapters, vocoder, discriminators. They take plain numbers and know no config."""

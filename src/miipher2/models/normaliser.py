@@ -1,0 +1,60 @@
+"""Standardisation of encoder features, dimension by dimension, with stored statistics that travel with the weights."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class FeatureNormaliser(nn.Module):
+    """Shift and scale every feature dimension to mean 0 and deviation 1; unfitted it changes nothing.
+
+    Only `mean` and `std` are state: the sums behind them live as long as the object.
+    """
+
+    # A dimension that hardly moves would otherwise be blown up into noise.
+    SMALLEST_STD = 1e-4
+
+    mean: Tensor
+    std: Tensor
+    _count: Tensor
+    _sum: Tensor
+    _sum_squares: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        self.register_buffer("_count", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.register_buffer("_sum", torch.zeros(dim, dtype=torch.float64), persistent=False)
+        self.register_buffer("_sum_squares", torch.zeros(dim, dtype=torch.float64), persistent=False)
+
+    def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame dim"]:
+        """Return the standardised features."""
+        return (features - self.mean) / self.std
+
+    @torch.no_grad()
+    def fit(self, features: Float[Tensor, "batch frame dim"], valid: Bool[Tensor, "batch frame"] | None = None) -> None:
+        """Take more features into the statistics: `mean` and `std` are those of all that was given so far."""
+        rows = features.flatten(0, 1) if valid is None else features[valid]
+        rows = rows.double()
+        self._count += len(rows)
+        self._sum += rows.sum(0)
+        self._sum_squares += rows.square().sum(0)
+        mean = self._sum / self._count
+        variance = (self._sum_squares / self._count - mean.square()).clamp_min(0)
+        self.mean.copy_(mean)
+        self.std.copy_(variance.sqrt().clamp_min(self.SMALLEST_STD))
+
+    @torch.no_grad()
+    def set_from(self, mean: Float[Tensor, " dim"], std: Float[Tensor, " dim"]) -> None:
+        """Take the statistics of another normaliser.
+
+        Raises:
+            ValueError: a deviation is not positive, or the dimensions differ; nothing was changed.
+        """
+        if mean.shape != self.mean.shape or std.shape != self.std.shape:
+            raise ValueError(f"statistics of {len(mean)} and {len(std)} dimensions; should be {len(self.mean)}")
+        if not bool((std > 0).all()):
+            raise ValueError(f"smallest standard deviation {std.min().item()}; should be greater than 0")
+        self.mean.copy_(mean)
+        self.std.copy_(std)

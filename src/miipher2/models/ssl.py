@@ -1,0 +1,258 @@
+"""The frozen self-supervised encoder: loaded from a hub or a folder, cut at a layer, with adapters where wanted.
+
+Knows transformers' HuBERT, WavLM, wav2vec 2.0 and w2v-BERT 2.0; knows nothing of training.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from miipher2.models.adapter import Adapter, WithAdapter
+from miipher2.models.front_end import HOP_SAMPLES, LogMelFrontEnd, WaveFrontEnd, log_mel_front_end
+
+# WavLM loaded into HubertModel is silently wrong: the class is the one that the config names.
+MODELS: dict[str, Any] = {
+    "hubert": transformers.HubertModel,
+    "wavlm": transformers.WavLMModel,
+    "wav2vec2": transformers.Wav2Vec2Model,
+    "wav2vec2-bert": transformers.Wav2Vec2BertModel,
+}
+# The feed-forward blocks of a layer, as these models name them; a conformer has two.
+FEED_FORWARD = ("feed_forward", "ffn1", "ffn2")
+
+
+class EncoderUnavailableError(OSError):
+    """The encoder's files are neither in a local folder nor to be had from the hub."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What the front end made of a batch: the input of the first layer, and which frames hold audio (None: all)."""
+
+    hidden: Float[Tensor, "batch frame dim"]
+    valid: Bool[Tensor, "batch frame"] | None
+
+
+class SpeechEncoder(nn.Module):
+    """A frozen encoder that gives `hidden_states[layer]` of the full model, 50 frames a second.
+
+    It stays in eval whatever `train()` says, and draws nothing from the global generators when it runs.
+    """
+
+    def __init__(self, front_end: WaveFrontEnd | LogMelFrontEnd, projection: nn.Module, encoder: Any) -> None:
+        super().__init__()
+        self.front_end = front_end
+        self.projection = projection
+        self.encoder: Any = encoder
+        self.layer = len(encoder.layers)
+        self.dim = int(encoder.config.hidden_size)
+        self.requires_grad_(False)
+        self.train()
+        self.digest = _digest(self.state_dict())
+
+    def train(self, mode: bool = True) -> "SpeechEncoder":
+        """Stay in eval: in training mode transformers draws dropout, layerdrop and masks from the global generators."""
+        return super().train(False)
+
+    @property
+    def adapters(self) -> nn.ModuleList:
+        """Return the adapters in the order in which they are heard: all that can be trained."""
+        return nn.ModuleList(block.adapter for block in self._adapted_blocks())
+
+    def add_adapters(self, hidden_dim: int) -> None:
+        """Put a parallel adapter beside every feed-forward block, drawn from the global generator.
+
+        Raises:
+            ValueError: it has adapters already.
+        """
+        if len(self.adapters):
+            raise ValueError(f"the encoder has {len(self.adapters)} adapters already; should have none")
+        device = next(self.parameters()).device
+        for layer in self.encoder.layers:
+            for name in FEED_FORWARD:
+                if hasattr(layer, name):
+                    adapter = Adapter(self.dim, hidden_dim).to(device)
+                    setattr(layer, name, WithAdapter(getattr(layer, name), adapter))
+        self.train()
+
+    def adapter_state_dict(self) -> dict[str, Tensor]:
+        """Return the trained tensors and no others, named `<adapter>.<part>`."""
+        return dict(self.adapters.state_dict())
+
+    def load_adapter_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `adapter_state_dict` returned.
+
+        Raises:
+            RuntimeError: a tensor is missing, of another shape, or one too many.
+        """
+        self.adapters.load_state_dict(dict(state), strict=True)
+
+    @torch.no_grad()
+    def embed(self, waves: Float[Tensor, "batch time"], valid_frames: Int[Tensor, " batch"] | None = None) -> Embedded:
+        """Run the front end, which adapters do not touch: once is enough for the frozen and the adapted pass.
+
+        Args:
+            waves: 16 kHz; filled up to a whole frame with zeros.
+            valid_frames: how many frames of each row hold audio; what follows is not heard.
+
+        Raises:
+            ValueError: there is no audio, or `valid_frames` is not between 1 and the frames there are.
+        """
+        frames = -(-waves.shape[1] // HOP_SAMPLES)
+        if frames == 0:
+            raise ValueError("waves of 0 samples; should hold at least one")
+        waves = F.pad(waves, (0, frames * HOP_SAMPLES - waves.shape[1]))
+        valid = _valid_mask(valid_frames, frames)
+        if valid is None:
+            return Embedded(self._project(self.front_end(waves)), None)
+        waves = waves.masked_fill(~valid.repeat_interleave(HOP_SAMPLES, dim=1), 0)
+        hidden = self._project(self.front_end(waves, valid_frames))
+        # The positional convolution looks past the end: a file alone sees zeros there.
+        return Embedded(hidden.masked_fill(~valid[..., None], 0), valid)
+
+    def contextualise(self, embedded: Embedded, adapted: bool) -> Float[Tensor, "batch frame dim"]:
+        """Return the features of the kept layers, through the adapters or as the frozen encoder gives them.
+
+        Raises:
+            ValueError: `adapted` without adapters.
+        """
+        if adapted and not len(self.adapters):
+            raise ValueError("the encoder has no adapters; call add_adapters first")
+        # transformers draws a number for layerdrop from the global generator in eval too; the run's chance is not its.
+        with self._listening(adapted), torch.random.fork_rng(devices=[]):
+            return self.encoder(embedded.hidden, attention_mask=embedded.valid).last_hidden_state
+
+    def forward(
+        self,
+        waves: Float[Tensor, "batch time"],
+        valid_frames: Int[Tensor, " batch"] | None = None,
+        adapted: bool = False,
+    ) -> Float[Tensor, "batch frame dim"]:
+        """Return the features of 16 kHz waves: T seconds give 50 T frames."""
+        return self.contextualise(self.embed(waves, valid_frames), adapted)
+
+    def _project(self, frames: Tensor) -> Tensor:
+        projected = self.projection(frames)
+        # All but HuBERT also return the frames that quantisation wants.
+        return projected[0] if isinstance(projected, tuple) else projected
+
+    def _adapted_blocks(self) -> list[WithAdapter]:
+        return [module for module in self.encoder.modules() if isinstance(module, WithAdapter)]
+
+    @contextmanager
+    def _listening(self, adapted: bool) -> Iterator[None]:
+        blocks = self._adapted_blocks()
+        for block in blocks:
+            block.active = adapted
+        try:
+            yield
+        finally:
+            for block in blocks:
+                block.active = False
+
+
+def load_encoder(name_or_folder: str | Path, layer: int, *, revision: str | None = None) -> SpeechEncoder:
+    """Load an encoder and keep its first `layer` layers.
+
+    Args:
+        name_or_folder: a local folder as transformers writes it, or a name on the Hugging Face hub.
+        layer: 1 to the number of layers; the output is `hidden_states[layer]` of the full model.
+        revision: commit, tag or branch of the hub repository.
+
+    Raises:
+        EncoderUnavailableError: there is no such folder, and the hub has no such model or cannot be reached.
+        ValueError: it is another kind of model, has fewer layers, or its file lacks a weight.
+    """
+    name = str(name_or_folder)
+    try:
+        found, _ = transformers.PreTrainedConfig.get_config_dict(name, revision=revision)
+        if not found:
+            raise FileNotFoundError(f"{name}: no config.json")
+        model_type = found.get("model_type")
+        if model_type not in MODELS:
+            raise ValueError(f"{name}: model_type {model_type!r}; should be one of {', '.join(MODELS)}")
+        config = MODELS[model_type].config_class.from_pretrained(name, revision=revision)
+        model = _load_cut(name, config, layer, revision)
+        extractor = cached_file(
+            name, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+    except OSError as error:
+        raise EncoderUnavailableError(
+            f"{name}: no encoder there (as a local folder it needs config.json and model.safetensors, as a name on the "
+            f"Hugging Face hub it needs network, or `hf download {name}` beforehand); should be one or the other"
+        ) from error
+    front_end: WaveFrontEnd | LogMelFrontEnd
+    if model_type == "wav2vec2-bert":
+        front_end = log_mel_front_end(config)
+    else:
+        normalise = extractor is not None and bool(json.loads(Path(extractor).read_text()).get("do_normalize", True))
+        front_end = WaveFrontEnd(model.feature_extractor.conv_layers, config.conv_kernel, config.conv_stride, normalise)
+        if config.do_stable_layer_norm:
+            # It follows the last layer of the full model and is no part of hidden_states.
+            model.encoder.layer_norm = nn.Identity()
+    return SpeechEncoder(front_end, model.feature_projection, model.encoder)
+
+
+def _load_cut(name: str, config: Any, layer: int, revision: str | None) -> Any:
+    """Return the transformers model with its first `layer` layers, in float32."""
+    if not 1 <= layer <= config.num_hidden_layers:
+        raise ValueError(f"{name} has {config.num_hidden_layers} layers; layer {layer} should be from 1 to that")
+    config.num_hidden_layers = layer
+    # What stands after the layers, and the embedding of masked frames, are never heard.
+    config.use_intermediate_ffn_before_adapter = False
+    config.add_adapter = False
+    config.mask_time_prob = config.mask_feature_prob = 0.0
+    with _quiet():
+        model, info = MODELS[config.model_type].from_pretrained(
+            name, config=config, revision=revision, dtype=torch.float32, output_loading_info=True
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{name}: its file has no {', '.join(missing[:3])} ({len(missing)} missing); should have all")
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from listing the weights of the layers that are cut off on purpose."""
+    before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _valid_mask(valid_frames: Int[Tensor, " batch"] | None, frames: int) -> Bool[Tensor, "batch frame"] | None:
+    """Return which frames hold audio; None where all do, since attention is faster without a mask."""
+    if valid_frames is None:
+        return None
+    counts = valid_frames.tolist()
+    if min(counts) < 1 or max(counts) > frames:
+        raise ValueError(f"valid_frames from {min(counts)} to {max(counts)}; should be from 1 to {frames}")
+    if min(counts) == frames:
+        return None
+    return torch.arange(frames, device=valid_frames.device) < valid_frames[:, None]
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """Return a sha256 over names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

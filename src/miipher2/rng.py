@@ -1,0 +1,86 @@
+"""Chance: named random streams, and the global generators saved, restored and guarded."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def stream(seed: int, *name: str | int) -> np.random.Generator:
+    """Return the random generator that belongs to `seed` and `name`, the same on every machine and in every process.
+
+    Two names that differ in any part, or in a part's type, give independent streams.
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox), keyed by a SHA-256 of the name.
+    """
+    digest = hashlib.sha256(json.dumps([seed, *name]).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def seed_global(seed: int) -> None:
+    """Seed the global generators of Python, NumPy, PyTorch and every CUDA device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - other people's code draws from it, so it is part of the state
+    torch.manual_seed(seed)
+
+
+def global_state() -> dict[str, Any]:
+    """Return the state of every global generator as plain values and tensors, readable without pickle."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached_gauss = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": {"version": version, "internal": list(internal), "gauss": gauss},
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached_gauss": float(cached_gauss),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state(device) for device in range(_cuda_devices())],
+    }
+
+
+def restore_global(state: dict[str, Any]) -> None:
+    """Put every global generator back to `state`, as `global_state` returned it.
+
+    Raises:
+        KeyError: an entry is missing; nothing was restored.
+        ValueError: the state holds another number of CUDA devices than this run uses; nothing was restored.
+    """
+    missing = [entry for entry in ("python", "numpy", "torch", "cuda") if entry not in state]
+    if missing:
+        raise KeyError(f"the RNG state has no entry {', '.join(missing)}; a checkpoint without it cannot be resumed")
+    devices = _cuda_devices()
+    if len(state["cuda"]) != devices:
+        raise ValueError(f"the RNG state holds {len(state['cuda'])} CUDA devices, this run uses {devices}")
+    python, numpy_ = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
+    keys = numpy_["keys"].numpy().astype(np.uint32)
+    np.random.set_state(  # noqa: NPY002
+        (numpy_["name"], keys, numpy_["position"], numpy_["has_gauss"], numpy_["cached_gauss"])
+    )
+    torch.set_rng_state(state["torch"])
+    if devices:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Leave the global generators as they were, whatever the block draws from them."""
+    before = global_state()
+    try:
+        yield
+    finally:
+        restore_global(before)
+
+
+def _cuda_devices() -> int:
+    """Return how many CUDA devices have a generator that this process may have drawn from: none before CUDA starts."""
+    return torch.cuda.device_count() if torch.cuda.is_initialized() else 0

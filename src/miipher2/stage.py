@@ -1,0 +1,195 @@
+"""One training stage from its configuration: wires data, recipe, run, tracker and loop, for the scripts in stages/."""
+
+import json
+import logging
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from miipher2 import rng
+from miipher2.config import ROOT, find_checkpoint, stage_config
+from miipher2.data.examples import Examples
+from miipher2.data.loader import steps_loader
+from miipher2.data.pools import Pools
+from miipher2.data.prepared import Prepared
+from miipher2.environment import describe_code, describe_environment, log_to_stdout, start_runtime
+from miipher2.tracking import Tracker, start_wandb
+from miipher2.training import folder as run_folder
+from miipher2.training.checkpoint import check_room, size_of, write_durably
+from miipher2.training.loop import Plan, train
+from miipher2.training.recipe import Batch, Recipe
+from miipher2.training.run import Run
+
+log = logging.getLogger(__name__)
+
+# Enough for feature statistics; fixed, so that a run's start does not depend on how long it will be.
+INITIAL_BATCHES = 16
+
+
+def run_stage(
+    composed: DictConfig, stage: str, build: Callable[[Any, torch.device, Path], Recipe], best_metric: str
+) -> Any:
+    """Train one stage as its configuration says, fresh or from `checkpoint.resume_from`; publish and return the recipe.
+
+    Args:
+        composed: what Hydra hands to the script: a stage's own configuration, or all of `params.yaml`.
+        build: makes the recipe from the configuration, a device and the repository's folder.
+        best_metric: the validation metric whose lowest value is remembered.
+
+    Raises:
+        FileNotFoundError: `checkpoint.resume_from` names no file; nothing was touched.
+        ValueError: the configuration, the data or the checkpoint does not fit; nothing was touched.
+    """
+    log_to_stdout()
+    config = stage_config(composed, stage)
+    path = find_checkpoint(config.checkpoint.resume_from)
+    device = start_runtime(**config.runtime)
+    data = Prepared.read(ROOT, config.data.prepared)
+    rng.seed_global(config.seed)
+    recipe = build(config, device, ROOT)
+    run = Run(
+        stage=stage,
+        folder=ROOT / "exp" / config.name,
+        config=OmegaConf.to_container(config, resolve=True),
+        data_sha256=data.digest,
+        sources=recipe.sources,
+        environment=describe_environment(device),
+        about=describe_code(ROOT),
+    )
+    run.begin(config.checkpoint.resume_from, path, config.checkpoint.on_config_change)
+    if run.start_step > config.steps:
+        raise ValueError(f"steps={config.steps}: {path} is at step {run.start_step}; steps is the step to train to")
+    if run.resumed is not None:
+        run.restore(recipe)
+    with run_folder.held(run.folder):
+        going_on = None if run.resumed is None else run.run_id
+        aside = run_folder.set_aside(run.folder, run_id=going_on, up_to_step=run.start_step)
+        if aside is not None:
+            log.info("Set aside files of another run or of later steps: %s", aside)
+        check_room(run.folder, size_of(recipe.state_dict()))
+        write_durably(run.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
+        final = _train(config, run, recipe, data, best_metric, resume_command(composed))
+        last_n = config.checkpoint.publish_last_n
+        published = run_folder.publish(run.folder, run_id=run.run_id, publish_last_n=last_n, weights=recipe.export())
+        log.info("Published %s", published)
+        if "resume_param" in composed:
+            write_results(ROOT / "exp" / "results", stage, final, run.folder / "history.csv")
+    return recipe
+
+
+def _train(
+    config: DictConfig,
+    run: Run,
+    recipe: Recipe,
+    data: Prepared,
+    best_metric: str,
+    command: Callable[[str], str],
+) -> dict[str, float]:
+    batches, validation = make_batches(config, data)
+    checkpoint = config.checkpoint
+    with rng.guarded():  # feature statistics, W&B and the tracker must not move the generators
+        if run.resumed is None:
+            recipe.initialise(batches(0, INITIAL_BATCHES))
+        known = run.resumed["wandb"] if run.resumed is not None and checkpoint.save_wandb_metadata else None
+        wandb_run = start_wandb(run.folder, **config.wandb, config=run.config, inherited=known)
+    tracker = Tracker(
+        run.folder,
+        recipe.metric_names,
+        start_step=run.start_step,
+        steps=config.steps,
+        history="" if run.resumed is None else run.resumed["history"],
+        wandb_run=wandb_run,
+        inherit_wandb=checkpoint.save_wandb_metadata,
+    )
+    plan = Plan(
+        steps=config.steps,
+        log_interval=config.log_interval,
+        validation_interval=config.validation_interval,
+        save_interval=checkpoint.save_interval,
+        keep_last_n=checkpoint.keep_last_n,
+        best_metric=best_metric,
+    )
+    exit_code = 1
+    try:
+        run.restore_chance()
+        final = train(
+            recipe, run, plan, batches=batches, validation=validation, tracker=tracker, resume_command=command
+        )
+        exit_code = 0
+    finally:
+        tracker.close(exit_code)
+    return final
+
+
+def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int], Any], Callable[[], list[Batch]]]:
+    """Return the training batches as a function of the steps [from, to), and the fixed validation batches."""
+    make = partial(
+        Examples,
+        pools=Pools(data.noises.select("train"), data.rooms.select("train"), ROOT),
+        degradation=OmegaConf.to_container(config.degradation),
+        root=ROOT,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        crop_seconds=config.data.crop_seconds,
+        sample_rate_hz=OmegaConf.select(config, "model.sample_rate_hz") or 16_000,
+        level_db=tuple(config.data.level_db),
+        segment_frames=config.data.segment_frames,
+        cache_mb=config.loader.cache_mb,
+    )
+    training = make(data.speech.select("train"))
+    held = make(data.speech.select("valid"), stream_name="valid")
+    on_cuda = torch.cuda.is_initialized()
+    validation: list[Batch] = []
+
+    def batches(start_step: int, stop_step: int) -> Any:
+        return steps_loader(
+            training,
+            start_step=start_step,
+            stop_step=stop_step,
+            batch_size=config.batch_size,
+            num_workers=config.loader.num_workers,
+            prefetch=config.loader.prefetch,
+            pin_memory=on_cuda,
+        )
+
+    def validation_batches() -> list[Batch]:
+        if not validation:
+            count = config.validation_batches
+            validation.extend(
+                steps_loader(
+                    held, start_step=0, stop_step=count, batch_size=config.batch_size, num_workers=0, prefetch=1
+                )
+            )
+        return validation
+
+    return batches, validation_batches
+
+
+def resume_command(composed: DictConfig) -> Callable[[str], str]:
+    """Return what gives the command that goes on from a checkpoint, in the way this run was started."""
+    if "resume_param" in composed:
+        return lambda path: f"uv run dvc exp run -S checkpoint.resume_from={_relative(path)}"
+    script, *rest = sys.argv
+    kept = [word for word in rest if not word.startswith("checkpoint.resume_from=")]
+    begin = shlex.join(["uv", "run", _relative(script), *kept])
+    return lambda path: f"{begin} checkpoint.resume_from={_relative(path)}"
+
+
+def write_results(folder: Path, stage: str, final: dict[str, float], history: Path) -> None:
+    """Leave a DVC run's metrics and plots where Git tracks them, by stage and not by config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {name: float(f"{value:.6g}") for name, value in sorted(final.items())}
+    write_durably(folder / f"{stage}.json", json.dumps(plain, indent=2).encode() + b"\n")
+    shutil.copyfile(history, folder / f"{stage}.csv")
+
+
+def _relative(path: str) -> str:
+    absolute = Path(path).resolve()
+    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else str(path)

@@ -1,0 +1,142 @@
+"""Where metrics go: history.csv always, a progress bar or plain lines, W&B when asked. Only this file knows W&B."""
+
+import csv
+import io
+import logging
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Records the metrics of a run.
+
+    Args:
+        columns: names of all metrics, in the order of history.csv.
+        history: text of history.csv up to the step resumed from, or "" on a fresh start.
+        wandb_run: what `start_wandb` returned.
+        inherit_wandb: whether a resumed run goes on in this W&B run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        columns: tuple[str, ...],
+        *,
+        start_step: int,
+        steps: int,
+        history: str,
+        wandb_run: Any,
+        inherit_wandb: bool,
+    ) -> None:
+        self.columns = columns
+        self.path = folder / "history.csv"
+        self._text = io.StringIO()
+        self._text.write(history or ",".join(("step", *columns)) + "\n")
+        self._write_history()
+        self._file = self.path.open("a")
+        self._wandb = wandb_run
+        self._inherit_wandb = inherit_wandb
+        self._start = (start_step, time.monotonic())
+        self._steps = steps
+        self._bar = tqdm(
+            total=steps, initial=start_step, unit="step", dynamic_ncols=True, disable=not sys.stdout.isatty()
+        )
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record one step's metrics; without any, only move the bar."""
+        self._bar.update(step - self._bar.n)
+        if not metrics:
+            return
+        if unknown := sorted(set(metrics) - set(self.columns)):
+            raise AssertionError(f"metrics {unknown} are not among the recipe's metric_names")
+        row = io.StringIO()
+        cells = [f"{metrics[name]:.9g}" if name in metrics else "" for name in self.columns]
+        csv.writer(row, lineterminator="\n").writerow([step, *cells])
+        self._text.write(row.getvalue())
+        self._file.write(row.getvalue())
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log({"step": step, **metrics})
+        self._show(step, metrics)
+
+    def history(self) -> str:
+        """Return the text of history.csv so far."""
+        return self._text.getvalue()
+
+    def identity(self) -> dict[str, str] | None:
+        """Return the W&B run's id, name and project for the checkpoint, or None."""
+        if self._wandb is None or not self._inherit_wandb:
+            return None
+        return {"id": self._wandb.id, "name": self._wandb.name or "", "project": self._wandb.project}
+
+    def close(self, exit_code: int) -> None:
+        """End the bar, the file and the W&B run."""
+        self._bar.close()
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=exit_code)
+
+    def _show(self, step: int, metrics: dict[str, float]) -> None:
+        short = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if not self._bar.disable:
+            self._bar.set_postfix_str(short)
+            return
+        start_step, start = self._start
+        rate = (step - start_step) / max(1e-9, time.monotonic() - start)
+        left = (self._steps - step) / max(1e-9, rate)
+        log.info("step %d/%d  %s  %.2f steps/s  ETA %d:%02d", step, self._steps, short, rate, left // 60, left % 60)
+
+    def _write_history(self) -> None:
+        temporary = self.path.with_name(".history.csv.tmp")
+        temporary.write_text(self.history())
+        temporary.replace(self.path)
+
+
+def start_wandb(
+    folder: Path,
+    *,
+    mode: str,
+    project: str,
+    entity: str | None,
+    name: str | None,
+    tags: list[str],
+    notes: str | None,
+    config: dict[str, Any],
+    inherited: dict[str, str] | None,
+) -> Any:
+    """Start a W&B run, or go on with the one whose id, name and project are `inherited`; return None when disabled.
+
+    Offline needs no login and no network; `wandb sync` uploads later. All metrics hang on their own `step`, so that a
+    resume from an older checkpoint drops no point.
+    """
+    if mode == "disabled":
+        return None
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb  # a second of start-up that only runs with W&B pay
+
+    known = inherited or {"id": secrets.token_hex(4), "name": name or folder.name, "project": project}
+    run = wandb.init(
+        dir=str(folder),
+        mode=mode,  # type: ignore[arg-type]
+        entity=entity,
+        id=known["id"],
+        name=known["name"],
+        project=known["project"],
+        resume="allow" if mode == "online" else None,
+        tags=tags,
+        notes=notes,
+        config=config,
+        save_code=False,
+        settings=wandb.Settings(console="off", disable_git=True, x_disable_stats=True, x_disable_meta=True),
+    )
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return run

@@ -1,0 +1,226 @@
+"""A checkpoint on the disk: written whole or not at all, described in a JSON beside it, read without pickle."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+FORMAT = 1
+ENTRIES = (
+    "format",
+    "stage",
+    "step",
+    "run_id",
+    "model",
+    "optimizers",
+    "schedules",
+    "ema",
+    "rng",
+    "config",
+    "wandb",
+    "parents",
+    "history",
+    "best",
+    "sources",
+    "data_sha256",
+    "environment",
+)
+# What torch.load and zipfile say of files that are broken, or hold more than plain values and tensors.
+READ_ERRORS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    EOFError,
+    OSError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    NotImplementedError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint, is damaged, or does not belong to what asked for it; nothing was changed."""
+
+
+def file_name(step: int) -> str:
+    """Return `checkpoint_10k.pt` for step 10,000 and `checkpoint_1500.pt` for step 1,500."""
+    return f"checkpoint_{step // 1000}k.pt" if step and step % 1000 == 0 else f"checkpoint_{step}.pt"
+
+
+def step_of(path: Path) -> int | None:
+    """Return the step that a file's name gives, or None where it is no checkpoint's name."""
+    match = re.fullmatch(r"checkpoint_(\d+)(k?)\.pt", path.name)
+    return None if match is None else int(match[1]) * (1000 if match[2] else 1)
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return the checkpoints in a folder by rising step."""
+    found = [(step_of(path), path) for path in folder.glob("checkpoint_*.pt")]
+    return sorted((step, path) for step, path in found if step is not None)
+
+
+def summary_path(path: Path) -> Path:
+    """Return the JSON beside a checkpoint."""
+    return path.with_suffix(".json")
+
+
+def save(folder: Path, content: dict[str, Any], summary: dict[str, Any]) -> Path:
+    """Write a checkpoint and its JSON into `folder`, durable when this returns, and return the checkpoint's path.
+
+    The JSON becomes visible first, so that no checkpoint is ever visible without its digest.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; earlier files are untouched.
+    """
+    if missing := [entry for entry in ENTRIES if entry not in content]:
+        raise AssertionError(f"a checkpoint without {missing}")
+    path = folder / file_name(content["step"])
+    temporary = path.with_name(f".{path.name}.tmp")
+    check_room(folder, size_of(content))
+    try:
+        with temporary.open("wb") as raw:
+            hashing = _HashingFile(raw)
+            torch.save(content, hashing)  # type: ignore[arg-type]
+            raw.flush()
+            os.fsync(raw.fileno())
+        described = {**summary, "sha256": hashing.digest.hexdigest(), "bytes": temporary.stat().st_size}
+        write_durably(summary_path(path), json.dumps(described, indent=2).encode() + b"\n")
+        temporary.replace(path)
+        sync_folder(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path, *, stage: str | None = None) -> tuple[dict[str, Any], str]:
+    """Read a checkpoint and return its content and sha256; no code in it is run, and nothing is applied.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: damaged, not a checkpoint, of another stage or of a newer format; says which.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Checkpoint specified in `resume_from` not found: {path}")
+    data = path.read_bytes()
+    found = verify_bytes(path, data)
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except READ_ERRORS as error:
+        raise CheckpointError(f"{path}: not a checkpoint that can be read safely ({_first_line(error)})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise CheckpointError(f"{path}: holds no checkpoint of this project (no format number)")
+    if content["format"] > FORMAT:
+        raise CheckpointError(f"{path}: format {content['format']}; this version reads up to {FORMAT}; update the code")
+    if missing := [entry for entry in ENTRIES if entry not in content]:
+        raise CheckpointError(f"{path}: has no {', '.join(missing)}; a run cannot go on exactly without it")
+    if stage is not None and content["stage"] != stage:
+        raise CheckpointError(f"{path}: a checkpoint of the stage {content['stage']}; wanted one of {stage}")
+    return content, found
+
+
+def verify_bytes(path: Path, data: bytes) -> str:
+    """Compare a checkpoint's bytes with the digest in its JSON (without one, with the archive's checksums); return it.
+
+    Raises:
+        CheckpointError: they differ, or the file is no archive at all.
+    """
+    found = hashlib.sha256(data).hexdigest()
+    described = summary_path(path)
+    if described.is_file():
+        try:
+            wanted = json.loads(described.read_text())["sha256"]
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(f"{described}: damaged, holds no sha256; restore it from published/ or DVC") from None
+        if found != wanted:
+            raise CheckpointError(f"{path}: damaged, sha256 is {found}, {described.name} says {wanted}")
+        return found
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            broken = archive.testzip()
+    except READ_ERRORS as error:
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({_first_line(error)})") from None
+    if broken is not None:
+        raise CheckpointError(f"{path}: damaged, {broken} in it has a wrong checksum")
+    return found
+
+
+def check_room(folder: Path, wanted_bytes: int) -> None:
+    """Check that the disk has room for a file of so many bytes.
+
+    Raises:
+        OSError: it has not; names both amounts.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < wanted_bytes * 1.05 + 2**20:
+        raise OSError(
+            28,
+            f"no room for a checkpoint of {wanted_bytes / 2**20:.1f} MB, {free / 2**20:.1f} MB are free",
+            str(folder),
+        )
+
+
+def size_of(content: Any) -> int:
+    """Return about how many bytes a value takes in a checkpoint."""
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, dict):
+        return sum(size_of(value) + 64 for value in content.values())
+    if isinstance(content, list | tuple):
+        return sum(size_of(value) for value in content)
+    return len(content) if isinstance(content, str) else 16
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file in one step: temporary file in the same folder, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _HashingFile(io.RawIOBase):
+    """Passes writes on and hashes them on the way: one pass over the bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def writable(self) -> bool:
+        return True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

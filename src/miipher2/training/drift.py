@@ -1,0 +1,51 @@
+"""What a resume changes: configurations, data and environment compared, nested keys both ways."""
+
+from typing import Any
+
+# What may not change a result, or is the point of resuming: how far, how often, where and by how many workers.
+HARMLESS = (
+    "name",
+    "steps",
+    "log_interval",
+    "validation_interval",
+    "checkpoint",
+    "wandb",
+    "loader",
+    "runtime.device",
+)
+
+# A model of another rate, or on another encoder, is another model, even where every tensor happens to fit.
+CANNOT_FIT = ("model.sample_rate_hz", "sources.encoder")
+
+
+class ConfigChangedError(ValueError):
+    """The configuration differs from the checkpoint's and `checkpoint.on_config_change` is `error`."""
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return every nested key whose value differs and can alter the result, with both values; absent counts as None."""
+    before, after = flatten(old), flatten(new)
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return {key: (before.get(key), after.get(key)) for key in keys if not is_harmless(key)}
+
+
+def is_harmless(key: str) -> bool:
+    """Say whether a configuration key may differ without altering a result."""
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in HARMLESS)
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{"optim.lr": 0.1}` for `{"optim": {"lr": 0.1}}`; an empty mapping keeps its key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def message(changed: dict[str, tuple[Any, Any]]) -> str:
+    """Return the warning that lists the changes."""
+    lines = [f"  - {key}: {old} -> {new}" for key, (old, new) in changed.items()]
+    return "\n".join(["Configuration changes detected:", *lines, "These changes may affect training consistency."])

@@ -1,0 +1,112 @@
+"""The one loop: it owns time, and knows steps and not speech."""
+
+import logging
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from miipher2 import rng
+from miipher2.training import folder as run_folder
+from miipher2.training.recipe import Batch, Metrics, Recipe, Tracker
+from miipher2.training.run import Run
+from miipher2.training.signals import Interrupted, StopRequest, stop_request
+from miipher2.training.updater import NonFiniteError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When things happen, all in steps; `best_metric` is the validation metric whose lowest value is remembered."""
+
+    steps: int
+    log_interval: int
+    validation_interval: int
+    save_interval: int
+    keep_last_n: int
+    best_metric: str
+
+
+def train(
+    recipe: Recipe,
+    run: Run,
+    plan: Plan,
+    *,
+    batches: Callable[[int, int], Iterable[Batch]],
+    validation: Callable[[], Iterable[Batch]],
+    tracker: Tracker,
+    resume_command: Callable[[str], str],
+) -> dict[str, float]:
+    """Train from the run's start to `plan.steps` and return the metrics of a last validation.
+
+    Args:
+        batches: gives the batches of the steps [from, to), a pure function of the step.
+        validation: gives the fixed validation batches.
+        resume_command: gives the command that goes on from a checkpoint, to be shown where a signal stops the run.
+
+    Raises:
+        Interrupted: a signal stopped it; a checkpoint was saved.
+        NonFiniteError: a loss or gradient is not finite; names the step and the batch.
+    """
+    best: dict[str, Any] | None = None if run.resumed is None else run.resumed["best"]
+    step = run.start_step
+    saved = run.parent_path
+    with stop_request() as stop:
+        for batch in batches(step, plan.steps):
+            metrics = _update(recipe, batch, step)
+            step += 1
+            best = _record(recipe, plan, step, metrics, best, validation, tracker)
+            if stop or step == plan.steps or step % plan.save_interval == 0:
+                saved = run.save(recipe, step, history=tracker.history(), best=best, wandb=tracker.identity())
+                log.info("Saved %s", saved)
+                parent = run.parent_path
+                run_folder.rotate(run.folder, run_id=run.run_id, keep_last_n=plan.keep_last_n, spared=parent)
+            if stop and step < plan.steps:
+                raise _interrupted(stop, str(saved), step, resume_command)
+    with rng.guarded():
+        return _validate(recipe, validation)
+
+
+def _update(recipe: Recipe, batch: Batch, step: int) -> Metrics:
+    try:
+        return recipe.update(batch, step)
+    except NonFiniteError as error:
+        used = batch["utterance"].tolist() if "utterance" in batch else "unknown"
+        raise NonFiniteError(f"{error}; batch {step} holds the utterances {used}; nothing was saved since") from None
+
+
+def _record(
+    recipe: Recipe,
+    plan: Plan,
+    step: int,
+    metrics: Metrics,
+    best: dict[str, Any] | None,
+    validation: Callable[[], Iterable[Batch]],
+    tracker: Tracker,
+) -> dict[str, Any] | None:
+    """Log and validate where the step is due, and return the best validation so far; draw nothing."""
+    row: dict[str, float] = {}
+    if step % plan.log_interval == 0:
+        row.update({name: float(value) for name, value in metrics.items()})
+    with rng.guarded():
+        if step % plan.validation_interval == 0:
+            validated = _validate(recipe, validation)
+            row.update(validated)
+            value = validated[plan.best_metric]
+            if best is None or value < best["value"]:
+                best = {"metric": plan.best_metric, "value": value, "step": step}
+        tracker.log(step, row)
+    return best
+
+
+def _validate(recipe: Recipe, validation: Callable[[], Iterable[Batch]]) -> dict[str, float]:
+    """Return the mean of each validation metric over the batches."""
+    results = [recipe.validate(batch) for batch in validation()]
+    return {name: sum(float(result[name]) for result in results) / len(results) for name in results[0]}
+
+
+def _interrupted(stop: StopRequest, saved: str, step: int, resume_command: Callable[[str], str]) -> Interrupted:
+    number = signal.Signals(stop.signal_number or 0)
+    log.warning("Stopped by %s after step %d. Go on with:\n  %s", number.name, step, resume_command(saved))
+    return Interrupted(128 + number)

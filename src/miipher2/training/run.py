@@ -1,0 +1,161 @@
+"""One lineage of checkpoints: where it starts, what a checkpoint of it holds, and how it goes on."""
+
+import hashlib
+import logging
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from miipher2 import rng
+from miipher2.training import checkpoint, drift
+from miipher2.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """What stays the same through a chain of resumes, and where this process entered it.
+
+    Args:
+        config: the resolved configuration of the stage, as plain values.
+        data_sha256: digest of the data manifest.
+        sources: digests of the frozen weights that the run uses, by name; `encoder` must not change.
+        environment: what the bits depend on besides: versions, device, threads.
+        about: what the JSON tells people beyond that (code version); never compared.
+        parents: the checkpoints that the run was resumed from, oldest first, as {path, step, sha256}.
+        resumed: the content of the checkpoint to go on from, or None.
+    """
+
+    stage: str
+    folder: Path
+    config: dict[str, Any]
+    data_sha256: str
+    sources: dict[str, str]
+    environment: dict[str, str]
+    about: dict[str, Any] = field(default_factory=dict)
+    run_id: str = ""
+    start_step: int = 0
+    parents: list[dict[str, Any]] = field(default_factory=list)
+    resumed: dict[str, Any] | None = None
+
+    def begin(self, resume_from: str | None, path: Path | None, on_config_change: str) -> None:
+        """Start fresh, or read the checkpoint and compare it with this run; touch nothing on the disk.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or cannot fit.
+            ConfigChangedError: the configuration changed and `on_config_change` is `error`.
+        """
+        if resume_from is None or path is None:
+            log.info("Starting fresh training (no checkpoint specified)")
+            self.run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+            return
+        log.info("Resuming from explicitly specified checkpoint: %s", resume_from)
+        content, sha256 = checkpoint.load(path, stage=self.stage)
+        self._compare(path, content, on_config_change)
+        self.resumed = content
+        self.run_id = content["run_id"]
+        self.start_step = content["step"]
+        parent = {"path": str(resume_from), "step": self.start_step, "sha256": sha256}
+        self.parents = [*content["parents"], parent]
+        log.info("Resuming from step %d", self.start_step)
+
+    def restore(self, recipe: Recipe) -> None:
+        """Put the checkpoint's state into fresh objects; the global generators are left for `restore_chance`.
+
+        Raises:
+            CheckpointError: an entry is missing or does not fit; names both sides.
+        """
+        assert self.resumed is not None
+        state = {entry: self.resumed[entry] for entry in ("model", "optimizers", "schedules", "ema")}
+        try:
+            recipe.load_state_dict(state)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(f"{self.parents[-1]['path']}: does not fit this model: {error}") from error
+        log.info("Restored model, optimizer, and scheduler states")
+
+    def restore_chance(self) -> None:
+        """Put the global generators back, last of all.
+
+        Raises:
+            CheckpointError: an entry is missing or does not fit this machine.
+        """
+        if self.resumed is None:
+            return
+        states = self.resumed["rng"]
+        try:
+            rng.restore_global(states["0"])
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise checkpoint.CheckpointError(f"{self.parents[-1]['path']}: {error}") from error
+
+    @property
+    def parent_path(self) -> Path | None:
+        """Return the file this process resumed from, as it was named."""
+        return Path(self.parents[-1]["path"]) if self.resumed is not None else None
+
+    def save(
+        self, recipe: Recipe, step: int, *, history: str, best: dict[str, Any] | None, wandb: dict[str, str] | None
+    ) -> Path:
+        """Save everything that the run's future depends on."""
+        state = recipe.state_dict()
+        chance = rng.global_state()
+        content = {
+            "format": checkpoint.FORMAT,
+            "stage": self.stage,
+            "step": step,
+            "run_id": self.run_id,
+            **{entry: state[entry] for entry in ("model", "optimizers", "schedules", "ema")},
+            "rng": {"0": chance},
+            "config": self.config,
+            "wandb": wandb,
+            "parents": self.parents,
+            "history": history,
+            "best": best,
+            "sources": self.sources,
+            "data_sha256": self.data_sha256,
+            "environment": self.environment,
+        }
+        plain = ("format", "stage", "step", "run_id", "config", "wandb", "parents", "best", "sources", "data_sha256")
+        summary = {
+            **{entry: content[entry] for entry in plain},
+            "environment": self.environment,
+            **self.about,
+            "schedules": state["schedules"],
+            "trained_parameters": sum(tensor.numel() for tensor in state["model"].values()),
+            "rng_sha256": {"0": {name: digest_of(value) for name, value in chance.items()}},
+            "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        return checkpoint.save(self.folder, content, summary)
+
+    def _compare(self, path: Path, content: dict[str, Any], on_config_change: str) -> None:
+        old = {**content["config"], **{name: content[name] for name in ("data_sha256", "sources", "environment")}}
+        new = {**self.config, "data_sha256": self.data_sha256, "sources": self.sources, "environment": self.environment}
+        changed = drift.changes(old, new)
+        if changed and on_config_change == "error":
+            raise drift.ConfigChangedError(
+                drift.message(changed) + "\ncheckpoint.on_config_change=error stops here; nothing was touched"
+            )
+        if changed:
+            log.warning(drift.message(changed))
+        for key in drift.CANNOT_FIT:
+            if key in changed:
+                raise checkpoint.CheckpointError(f"{path}: {key} is {changed[key][0]}, this run has {changed[key][1]}")
+
+
+def digest_of(value: Any) -> str:
+    """Return a digest of plain values and tensors, for people to compare."""
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype}{tuple(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return b"{" + b",".join(str(key).encode() + b":" + _canonical(value[key]) for key in sorted(value)) + b"}"
+    if isinstance(value, list | tuple):
+        return b"[" + b",".join(_canonical(entry) for entry in value) + b"]"
+    return repr(value).encode()

@@ -1,0 +1,16 @@
+"""Stop the pipeline where params.yaml no longer fits configs/; DVC alone would go on with the old values in silence."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # this checkout's code, in DVC's copies too
+
+from miipher2.compose import main
+from miipher2.config import ROOT
+
+if __name__ == "__main__":
+    exit_code = main(["--check"])
+    if exit_code == 0:
+        (ROOT / "exp" / "results").mkdir(parents=True, exist_ok=True)
+        (ROOT / "exp" / "results" / "check_params.txt").write_text("params.yaml fits configs/\n")
+    sys.exit(exit_code)

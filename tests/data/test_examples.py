@@ -1,0 +1,178 @@
+"""An example is a function of (seed, step, slot): crop, level and degradation fit its clean speech and its target."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from miipher2 import audio
+from miipher2.data.examples import Examples
+from miipher2.data.levels import active_level_db
+from miipher2.data.manifest import Manifest
+from miipher2.data.pools import Pools
+
+DEGRADATION = {"room": {"probability": 0.5}, "noise": {"probability": 1.0, "snr_db": [5, 20]}}
+
+
+def make(root: Path, **changes: Any) -> Examples:
+    prepared = root / "data/prepared"
+    pools = Pools(Manifest.read(prepared / "noise.parquet"), Manifest.read(prepared / "rooms.parquet"), root)
+    manifest = changes.pop("manifest", Manifest.read(prepared / "manifest.parquet"))
+    degradation = changes.pop("degradation", DEGRADATION)
+    settings: dict[str, Any] = {
+        "root": root,
+        "seed": 5,
+        "batch_size": 4,
+        "crop_seconds": 1.0,
+        "sample_rate_hz": 16000,
+        "level_db": (-35.0, -25.0),
+        "segment_frames": 10,
+    }
+    return Examples(manifest, pools, degradation, **{**settings, **changes})
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_an_example_is_the_same_in_any_order_and_any_instance(root: Path) -> None:
+    one, other = make(root), make(root, cache_mb=0.01)
+    indices = [(step, slot) for step in range(8) for slot in range(4)]
+    first = {index: one[index] for index in indices}
+    assert all(same(other[index], first[index]) for index in reversed(indices))
+    third = make(root, seed=6)
+    assert not any(same(third[index], first[index]) for index in indices)
+
+
+def test_every_epoch_holds_each_utterance_once_in_its_own_order(root: Path) -> None:
+    examples = make(root, degradation=None)
+    seen = [int(examples[divmod(number, 4)]["utterance"]) for number in range(24)]
+    assert Counter(seen[:12]) == Counter(range(12)) == Counter(seen[12:])
+    assert seen[:12] != seen[12:]
+
+
+@pytest.mark.parametrize("rate_hz", [16000, 24000, 22050, 48000])
+def test_shapes_and_target_fit_the_clean_crop(root: Path, rate_hz: int) -> None:
+    examples = make(root, sample_rate_hz=rate_hz)
+    for slot in range(4):
+        example = examples[(1, slot)]
+        assert example["clean"].shape == example["degraded"].shape == (16000,)
+        assert example["target"].shape == (rate_hz,)
+        assert {example[key].dtype for key in ("clean", "degraded", "target")} == {torch.float32}
+        assert {example[key].dtype for key in ("valid_frames", "segment_start", "utterance")} == {torch.int64}
+        down = audio.resample(example["target"].numpy(), rate_hz, 16000)
+        if rate_hz == 16000:
+            assert torch.equal(example["target"], example["clean"])
+        inside = slice(1000, int(example["valid_frames"]) * 320 - 1000)
+        # Not equal: two filters in turn, and breath noise up to the edge of both.
+        assert np.corrcoef(down[inside], example["clean"].numpy()[inside])[0, 1] > 0.999
+
+
+def test_degraded_and_clean_share_no_memory_and_differ(root: Path) -> None:
+    for degradation in (DEGRADATION, None):
+        example = make(root, degradation=degradation)[(0, 0)]
+        pointers = {example[key].data_ptr() for key in ("clean", "degraded", "target")}
+        assert len(pointers) == 3
+        assert torch.equal(example["clean"], example["degraded"]) == (degradation is None)
+
+
+def test_clean_does_not_hang_on_the_degradation(root: Path) -> None:
+    with_it, without = make(root), make(root, degradation=None)
+    for slot in range(4):
+        for key in ("clean", "target", "valid_frames", "segment_start", "utterance"):
+            assert torch.equal(with_it[(2, slot)][key], without[(2, slot)][key])
+
+
+def test_short_utterances_are_padded_and_counted_in_frames(root: Path) -> None:
+    examples = make(root, crop_seconds=2.0, segment_frames=30, degradation=None)
+    short = 0
+    for number in range(24):
+        example = examples[divmod(number, 4)]
+        seconds = examples.manifest.row(int(example["utterance"])).seconds
+        valid = int(example["valid_frames"])
+        assert valid == min(100, -(-round(seconds * 16000) // 320))
+        assert not example["clean"][valid * 320 :].any()
+        assert 0 <= int(example["segment_start"]) <= max(0, valid - 30)
+        short += valid < 100
+    assert short > 0
+
+
+def test_crops_and_segments_begin_on_frames_all_over_the_utterance(root: Path) -> None:
+    manifest = Manifest.read(root / "data/prepared/manifest.parquet")
+    longest = max(range(len(manifest)), key=lambda index: manifest.row(index).seconds)
+    one = Manifest.from_utterances([manifest.row(longest)])
+    examples = make(root, manifest=one, degradation=None, level_db=(-30, -30))
+    wave, rate_hz = audio.read(root / one.row(0).path)
+    whole = audio.resample(wave, rate_hz, 16000)
+    whole = whole * np.float32(10 ** ((-30 - active_level_db(whole)) / 20))
+    starts = set()
+    for step in range(20):
+        clean = examples[(step, 0)]["clean"].numpy()
+        matches = [
+            frame
+            for frame in range((len(whole) - 16000) // 320 + 1)
+            if np.allclose(whole[frame * 320 : frame * 320 + 16000], clean, atol=1e-5)
+        ]
+        assert matches
+        starts.add(matches[0])
+    assert len(starts) > 10
+    assert len({int(examples[(step, 0)]["segment_start"]) for step in range(20)}) > 10
+
+
+def test_level_is_drawn_in_its_range_and_never_clips(root: Path) -> None:
+    examples = make(root, degradation=None, crop_seconds=4.0)
+    levels = [active_level_db(examples[divmod(number, 4)]["clean"].numpy()) for number in range(24)]
+    assert all(-35.5 < level < -24.5 for level in levels)
+    assert np.ptp(levels) > 5
+    loud = make(root, degradation=None, level_db=(0, 0))
+    assert max(float(loud[(0, slot)]["clean"].abs().max()) for slot in range(4)) <= 0.991
+
+
+def test_silent_utterance_stays_silent(root: Path, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", np.zeros(20000, np.float32), 16000)
+    silent, _ = Manifest.scan(tmp_path, root)
+    example = make(root, manifest=silent)[(0, 0)]
+    assert not example["clean"].any()
+    assert not example["degraded"].any()
+
+
+def test_another_stream_name_hears_other_crops(root: Path) -> None:
+    one, other = make(root), make(root, stream_name="valid")
+    assert torch.equal(one[(0, 0)]["utterance"], other[(0, 0)]["utterance"])
+    assert not torch.equal(one[(0, 0)]["degraded"], other[(0, 0)]["degraded"])
+
+
+def test_a_changed_or_missing_file_is_named(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "copy")
+    examples = make(tmp_path / "copy")
+    path = tmp_path / "copy" / examples.manifest.row(int(examples[(0, 0)]["utterance"])).path
+    audio.write(path, np.full(9000, 0.1, np.float32), 16000)
+    with pytest.raises(audio.AudioError, match=rf"{path.name}.*not the manifest's"):
+        make(tmp_path / "copy")[(0, 0)]
+    path.write_bytes(b"no sound")
+    with pytest.raises(audio.AudioError, match=rf"{path.name}.*cannot be read"):
+        make(tmp_path / "copy")[(0, 0)]
+    path.unlink()
+    with pytest.raises(audio.AudioError, match=rf"{path.name}.*does not exist"):
+        make(tmp_path / "copy")[(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"sample_rate_hz": 16010}, "sample_rate_hz is 16010"),
+        ({"crop_seconds": 0.01}, r"crop_seconds is 0\.01"),
+        ({"segment_frames": 51}, "segment_frames is 51"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"level_db": (-10, -20)}, "level_db"),
+        ({"manifest": Manifest.from_utterances([])}, "no utterance"),
+        ({"degradation": {"wind": {"probability": 1}}}, "'wind'"),
+    ],
+)
+def test_wrong_arguments_are_named_at_once(root: Path, changes: dict, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        make(root, **changes)

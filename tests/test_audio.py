@@ -1,0 +1,147 @@
+"""Sound files are read and written whole, lengths are exact, and codecs do not shift what they code."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from miipher2 import audio
+from miipher2.rng import stream
+
+RATE_HZ = 16000
+
+
+def speech_like(samples: int = 16000, seed: int = 0) -> np.ndarray:
+    """Return noise between 100 Hz and 3 kHz in bursts: any codec passes it, and its delay shows."""
+    spectrum = np.fft.rfft(stream(seed, "wave").standard_normal(samples))
+    frequencies = np.fft.rfftfreq(samples, 1 / RATE_HZ)
+    wave = np.fft.irfft(spectrum * ((frequencies > 100) & (frequencies < 3000)), samples)
+    wave *= np.sin(np.pi * np.arange(samples) / 4000) ** 2
+    return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+def delay_samples(before: np.ndarray, after: np.ndarray) -> int:
+    """Return by how many values `after` lags, from the peak of the cross-correlation."""
+    size = 2 * max(len(before), len(after))
+    correlation = np.fft.irfft(np.fft.rfft(after, size) * np.conj(np.fft.rfft(before, size)), size)
+    lag = int(correlation.argmax())
+    return lag if lag < size // 2 else lag - size
+
+
+@pytest.mark.parametrize("codec", audio.CODECS)
+def test_codec_keeps_length_and_place_within_one_sample(codec: str) -> None:
+    wave = speech_like()
+    rates = (8, 16, 24, 32, 40, 64, 96) if codec in audio.RATED_CODECS else (None,)
+    for rate in rates:
+        coded = audio.through_codec(wave, RATE_HZ, codec, rate)
+        assert coded.shape == wave.shape
+        assert coded.dtype == np.float32
+        assert abs(delay_samples(wave, coded)) <= 1, f"{codec} at {rate} kbit/s"
+        assert not np.array_equal(coded, wave)
+        assert np.corrcoef(wave, coded)[0, 1] > 0.5  # noise is hard to code; out of place it would be 0
+
+
+@pytest.mark.parametrize("codec", audio.CODECS)
+def test_codec_takes_any_length_and_leaves_its_input(codec: str) -> None:
+    for samples in (0, 1, 7, 321, 4001):
+        wave = speech_like(4001)[:samples]
+        before = wave.copy()
+        coded = audio.through_codec(wave, RATE_HZ, codec, 32)
+        assert coded.shape == wave.shape
+        assert np.isfinite(coded).all()
+        np.testing.assert_array_equal(wave, before)
+
+
+def test_codec_gives_the_same_bits_twice() -> None:
+    wave = speech_like()
+    for codec in audio.CODECS:
+        once, again = (audio.through_codec(wave, RATE_HZ, codec, 24) for _ in range(2))
+        np.testing.assert_array_equal(once, again)
+
+
+def test_unknown_codec_and_missing_bit_rate_are_named() -> None:
+    with pytest.raises(audio.AudioError, match="amr"):
+        audio.through_codec(speech_like(), RATE_HZ, "amr", 12)
+    with pytest.raises(audio.AudioError, match=r"opus.*bit rate"):
+        audio.through_codec(speech_like(), RATE_HZ, "opus")
+
+
+@pytest.mark.parametrize("rates", [(16000, 8000), (44100, 16000), (16000, 24000), (48000, 22050)])
+def test_resampled_length_is_exact(rates: tuple[int, int]) -> None:
+    from_hz, to_hz = rates
+    for samples in (0, 1, 2, 999, 16001):
+        assert len(audio.resample(np.zeros(samples, np.float32), from_hz, to_hz)) == round(samples * to_hz / from_hz)
+
+
+def test_resampling_keeps_a_tone_and_removes_what_would_alias() -> None:
+    seconds = np.arange(RATE_HZ) / RATE_HZ
+    low, high = (np.sin(2 * np.pi * hz * seconds).astype(np.float32) for hz in (1000, 6000))
+    there_and_back = audio.resample(audio.resample(low, RATE_HZ, 24000), 24000, RATE_HZ)
+    np.testing.assert_allclose(there_and_back[500:-500], low[500:-500], atol=1e-3)
+    assert np.abs(audio.resample(high, RATE_HZ, 8000)[500:-500]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("name", "subtype"), [("a.wav", "FLOAT"), ("a.wav", None), ("a.flac", None)])
+def test_written_sound_reads_back(tmp_path: Path, name: str, subtype: str | None) -> None:
+    wave = speech_like()
+    audio.write(tmp_path / name, wave, RATE_HZ, subtype)
+    back, rate_hz = audio.read(tmp_path / name)
+    assert rate_hz == RATE_HZ
+    np.testing.assert_allclose(back, wave, atol=0 if subtype == "FLOAT" else 2**-15)
+    part, _ = audio.read(tmp_path / name, 100, 50)
+    np.testing.assert_array_equal(part, back[100:150])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_float_sound_holds_no_time_of_writing(tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", speech_like(), RATE_HZ, "FLOAT")
+    content = (tmp_path / "a.wav").read_bytes()
+    peak = content.find(b"PEAK")
+    assert peak < 0 or content[peak + 12 : peak + 16] == bytes(4)
+
+
+def test_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    audio.write(path, speech_like(), RATE_HZ)
+    before = path.read_bytes()
+    with pytest.raises(audio.AudioError, match=r"a\.wav.*finite"):
+        audio.write(path, np.full(10, np.nan, np.float32), RATE_HZ)
+    assert path.read_bytes() == before
+    with pytest.raises(audio.AudioError, match=r"\.xyz"):
+        audio.write(tmp_path / "a.xyz", speech_like(), RATE_HZ)
+
+
+def test_stereo_is_written_as_two_channels_and_read_as_their_mean(tmp_path: Path) -> None:
+    left, right = speech_like(seed=1), speech_like(seed=2)
+    audio.write(tmp_path / "a.wav", np.stack([left, right]), RATE_HZ, "FLOAT")
+    assert audio.info(tmp_path / "a.wav") == audio.AudioInfo(1.0, 16000, RATE_HZ, 2)
+    np.testing.assert_allclose(audio.read(tmp_path / "a.wav")[0], (left + right) / 2, atol=1e-7)
+
+
+def test_what_cannot_be_read_is_named_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no sound")
+    soundfile.write(tmp_path / "zero.wav", np.zeros(0, np.float32), RATE_HZ)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan], np.float32), RATE_HZ, "FLOAT")
+    audio.write(tmp_path / "good.wav", speech_like(), RATE_HZ)
+    for name, reason in [
+        ("missing.wav", "does not exist"),
+        ("text.wav", "cannot be read"),
+        ("zero.wav", "no audio"),
+        ("nan.wav", "not finite"),
+    ]:
+        with pytest.raises(audio.AudioError, match=rf"{name}.*{reason}"):
+            audio.read(tmp_path / name)
+    with pytest.raises(audio.AudioError, match="is a folder"):
+        audio.info(tmp_path)
+    with pytest.raises(audio.AudioError, match="holds 16000 values"):
+        audio.read(tmp_path / "good.wav", 15000, 2000)
+
+
+def test_cut_off_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut.flac"
+    audio.write(path, speech_like(), RATE_HZ)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(audio.AudioError, match=r"cut\.flac"):
+        audio.read(path)
