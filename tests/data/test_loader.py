@@ -1,6 +1,8 @@
 """A batch is a function of (seed, step), whatever the workers, the start, the rank and the process."""
 
+import multiprocessing
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,21 @@ def test_a_file_that_fails_in_a_worker_is_named(examples: Examples) -> None:
     examples._root = Path("/nowhere")
     with pytest.raises(ValueError, match=r"/nowhere/data/speech.*does not exist"):
         batches(examples, workers=1)
+
+
+def test_workers_outlive_signals_to_everyone_and_end_with_their_parent(examples: Examples) -> None:
+    loader = steps_loader(examples, start_step=0, stop_step=6, batch_size=4, num_workers=1, prefetch=1)
+    before = set(multiprocessing.active_children())
+    batches_of_run = iter(loader)
+    first = next(batches_of_run)
+    (worker,) = set(multiprocessing.active_children()) - before
+    for number in ("INT", "TERM"):
+        subprocess.run(["bash", "-c", f"kill -{number} {worker.pid}"], check=True)
+    assert_same([first, *batches_of_run], batches(examples))
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize(

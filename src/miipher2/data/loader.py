@@ -1,6 +1,8 @@
 """The loader: batches in the order of their steps, from any step on, for any rank and any number of workers."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -70,6 +72,19 @@ def steps_loader(
 
 def _start_worker(_worker: int) -> None:
     """Let the parent alone decide when to stop, and leave the other cores to the other workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere a SIGTERM to all processes stops the worker as usual
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_parent(parent: int) -> None:
+    """End this process on a SIGTERM of its parent, and on nobody else's.
+
+    A scheduler ends a run with a SIGTERM to all its processes, and the parent still wants batches up to its next
+    checkpoint. The parent itself ends workers so where torch's quiet way fails: after an error in one of them.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
