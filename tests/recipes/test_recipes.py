@@ -1,0 +1,284 @@
+"""The recipes: who moves, what is state, what is handed over."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import HubertConfig, HubertModel
+
+from miipher2 import rng
+from miipher2.config import ROOT, stage_config
+from miipher2.models.mini import new_mini_encoder
+from miipher2.recipes.adapter import AdapterRecipe
+from miipher2.recipes.ssl import SslRecipe, draw_mask
+from miipher2.recipes.vocoder import VocoderRecipe
+from miipher2.rng import stream
+from miipher2.training.recipe import Batch
+from miipher2.training.updater import NonFiniteError
+
+CPU = torch.device("cpu")
+FRAMES = 20
+
+
+@pytest.fixture(scope="module", params=["mini", "hubert"])
+def encoder_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder in a local folder: a w2v-BERT 2.0 form, and a HuBERT."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "mini":
+        sizes = {"hidden_dim": 16, "layers": 2, "heads": 2, "intermediate_dim": 32, "kernel": 5, "mels": 20}
+        new_mini_encoder(**sizes, mean=0.0, std=5.0, mirror=True).save_pretrained(folder)
+    else:
+        config = HubertConfig(
+            hidden_size=16,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=32,
+            conv_dim=[16] * 7,
+            num_conv_pos_embeddings=8,
+            num_conv_pos_embedding_groups=2,
+        )
+        HubertModel(config).save_pretrained(folder)
+    return folder
+
+
+def tiny(stage: str, name: str, encoder: Path, *more: str) -> Any:
+    """Return a mini configuration made tiny."""
+    Plugins.instance()
+    overrides = [f"model.hubert_model_name={encoder}", "model.hubert_layer=2", "data.crop_seconds=0.4", *more]
+    if stage == "train_adapter":
+        overrides += ["model.adapter_hidden_dim=4"]
+    else:
+        overrides += ["data.segment_frames=12", "model.generator.channels=16", "model.generator.kernels=[3]"]
+        overrides += ["model.generator.dilations=[1]", "model.discriminator.max_channels=8"]
+    with initialize_config_dir(str(ROOT / "configs" / stage), version_base="1.3"):
+        return stage_config(compose(name, overrides=overrides), stage)
+
+
+def batch(seed: int = 0) -> Batch:
+    """Return a batch of two noisy tones; the second is shorter than the crop."""
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(FRAMES * 320) / 16_000
+    clean = 0.3 * torch.sin(2 * torch.pi * torch.tensor([[220.0], [330.0]]) * time)
+    clean[1, 15 * 320 :] = 0
+    return {
+        "clean": clean,
+        "degraded": clean + 0.05 * torch.randn(clean.shape, generator=generator),
+        "target": clean,
+        "valid_frames": torch.tensor([FRAMES, 15]),
+        "segment_start": torch.tensor([3, 2]),
+        "utterance": torch.tensor([0, 1]),
+    }
+
+
+def adapter(encoder: Path) -> AdapterRecipe:
+    torch.manual_seed(1)
+    return AdapterRecipe.from_config(tiny("train_adapter", "adapter_mini", encoder), CPU, ROOT)
+
+
+def vocoder(encoder: Path, *more: str) -> VocoderRecipe:
+    torch.manual_seed(1)
+    config = tiny("pre_train_vocoder", "hifigan_pretrain_mini", encoder, "loss.adversarial_from_step=2", *more)
+    return VocoderRecipe.from_config(config, CPU, ROOT)
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_only_adapters_move_and_every_one_of_them(encoder_folder: Path) -> None:
+    recipe = adapter(encoder_folder)
+    recipe.initialise([batch()])
+    frozen = copied({n: p for n, p in recipe.encoder.named_parameters() if not p.requires_grad})
+    trained = copied(recipe.encoder.adapter_state_dict())
+    for step in range(2):  # behind the last layer, which starts at zero, gradients arrive with the second update
+        recipe.update(batch(step), step)
+    assert not moved(frozen, dict(recipe.encoder.named_parameters()))
+    assert moved(trained, recipe.encoder.adapter_state_dict()) == set(trained)
+
+
+def test_training_brings_degraded_features_nearer_to_clean_ones(encoder_folder: Path) -> None:
+    recipe = adapter(encoder_folder)
+    recipe.initialise([batch()])
+    before = recipe.validate(batch())
+    assert float(before["valid/error_ratio"]) == pytest.approx(1.0, abs=1e-4)
+    for step in range(30):
+        recipe.update(batch(), step)
+    assert float(recipe.validate(batch())["valid/error_ratio"]) < 0.9
+
+
+def test_before_the_adversarial_step_only_the_generator_moves(encoder_folder: Path) -> None:
+    recipe = vocoder(encoder_folder)
+    recipe.initialise([batch()])
+    before = copied(recipe.state_dict()["model"])
+    metrics = recipe.update(batch(), 0)
+    changed = moved(before, recipe.state_dict()["model"])
+    assert changed
+    assert all(name.startswith("generator.") for name in changed)
+    assert "discriminator/loss" not in metrics
+
+
+@pytest.mark.parametrize("idle", ["updater_g", "updater_d"])
+def test_each_player_moves_its_own_parameters_and_no_others(
+    encoder_folder: Path, idle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one player's updater idle, its parameters stay, so the other's loss does not reach them."""
+    recipe = vocoder(encoder_folder)
+    recipe.initialise([batch()])
+
+    def backward_only(loss: Tensor, step: int) -> Tensor:
+        loss.backward()
+        return torch.zeros(())
+
+    monkeypatch.setattr(getattr(recipe, idle), "minimize", backward_only)
+    parameters = dict(recipe.generator.named_parameters(prefix="generator"))
+    parameters |= dict(recipe.discriminators.named_parameters(prefix="discriminators"))
+    before = copied(parameters)
+    recipe.update(batch(), 5)
+    player = "discriminators" if idle == "updater_g" else "generator"
+    assert moved(before, parameters) == {name for name in parameters if name.startswith(player)}
+
+
+def test_the_generators_loss_leaves_no_gradient_in_the_discriminators(encoder_folder: Path) -> None:
+    recipe = vocoder(encoder_folder)
+    recipe.initialise([batch()])
+    recipe.update(batch(), 5)
+    assert all(parameter.grad is None for parameter in recipe.discriminators.parameters())
+    assert all(parameter.requires_grad for parameter in recipe.discriminators.parameters())
+
+
+def test_validation_changes_no_state_and_draws_nothing(encoder_folder: Path) -> None:
+    for recipe in (adapter(encoder_folder), vocoder(encoder_folder, "ema_decay=0.9")):
+        recipe.initialise([batch()])
+        recipe.update(batch(), 3)
+        before, chance = copied(recipe.state_dict()["model"]), rng.global_state()["torch"]
+        recipe.validate(batch())
+        assert not moved(before, recipe.state_dict()["model"])
+        assert torch.equal(chance, rng.global_state()["torch"])
+
+
+def test_a_fresh_recipe_goes_on_from_a_state_to_the_same_bits(encoder_folder: Path) -> None:
+    for make in (adapter, lambda folder: vocoder(folder, "ema_decay=0.9")):
+        one = make(encoder_folder)
+        one.initialise([batch()])
+        for step in range(4):
+            one.update(batch(step), step)
+        state = torch.load(_saved(one.state_dict()), weights_only=True)
+        other = make(encoder_folder)
+        other.load_state_dict(state)
+        for recipe in (one, other):
+            recipe.update(batch(9), 4)
+        assert not moved(flat(one.state_dict()), flat(other.state_dict()))
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Return all tensors in a nested state by their path."""
+    if isinstance(state, dict):
+        return {name: tensor for key, value in state.items() for name, tensor in flat(value, f"{prefix}{key}/").items()}
+    return {prefix: torch.as_tensor(state)}
+
+
+def _saved(state: dict[str, Any]) -> Any:
+    import io
+
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize("entry", ["model", "optimizers", "schedules", "ema"])
+def test_a_state_without_an_entry_is_refused(encoder_folder: Path, entry: str) -> None:
+    recipe = vocoder(encoder_folder, "ema_decay=0.9")
+    recipe.initialise([batch()])
+    recipe.update(batch(), 5)
+    state = recipe.state_dict()
+    state[entry] = {}
+    with pytest.raises((ValueError, KeyError, RuntimeError)):
+        vocoder(encoder_folder, "ema_decay=0.9").load_state_dict(state)
+
+
+def test_fine_tuning_starts_from_the_published_weights(encoder_folder: Path, tmp_path: Path) -> None:
+    first, second = adapter(encoder_folder), vocoder(encoder_folder)
+    for recipe, name in ((first, "adapter"), (second, "vocoder")):
+        recipe.initialise([batch()])
+        for step in range(4):
+            recipe.update(batch(step), step)
+        for file, weights in recipe.export().items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            save_file(
+                {key: tensor.contiguous() for key, tensor in weights.items()}, tmp_path / name / f"{file}.safetensors"
+            )
+    config = tiny(
+        "finetune_vocoder",
+        "hifigan_ft_mini",
+        encoder_folder,
+        "model.adapter_hidden_dim=4",
+        f"init_from.adapter={tmp_path / 'adapter'}",
+        f"init_from.vocoder={tmp_path / 'vocoder'}",
+    )
+    third = VocoderRecipe.from_config(config, CPU, ROOT)
+    third.initialise([])  # the statistics came with the weights
+    clean, cleaned = second._features(batch()), third._features(batch())
+    with torch.no_grad():
+        assert torch.allclose(third.generator(clean), second.generator(clean), atol=1e-5)
+    assert not torch.allclose(clean, cleaned, atol=1e-3)
+    assert not moved(dict(second.discriminators.state_dict()), dict(third.discriminators.state_dict()))
+    assert not moved(first.encoder.adapter_state_dict(), third.encoder.adapter_state_dict())
+    assert set(third.sources) == {"encoder", "adapter", "vocoder"}
+
+
+@pytest.mark.parametrize("key", ["adapter", "vocoder"])
+def test_missing_upstream_weights_are_named_with_what_to_do(encoder_folder: Path, tmp_path: Path, key: str) -> None:
+    config = tiny("finetune_vocoder", "hifigan_ft_mini", encoder_folder, f"init_from.{key}={tmp_path}", *no_other(key))
+    with pytest.raises(FileNotFoundError, match=rf"init_from\.{key}=.*final\.safetensors is missing.*dvc repro"):
+        VocoderRecipe.from_config(config, CPU, ROOT)
+
+
+def no_other(key: str) -> list[str]:
+    other = "vocoder" if key == "adapter" else "adapter"
+    return [f"init_from.{other}=null", "model.adapter_hidden_dim=4"]
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(encoder_folder: Path) -> None:
+    recipe = adapter(encoder_folder)
+    recipe.initialise([batch()])
+    recipe.update(batch(), 0)
+    before = copied(flat(recipe.state_dict()))
+    broken = batch()
+    broken["degraded"][0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="step 2: adapter has loss nan"):
+        recipe.update(broken, 1)
+    assert not moved(before, flat(recipe.state_dict()))
+
+
+def test_the_mini_encoders_pre_training_learns_and_is_read_back(tmp_path: Path) -> None:
+    Plugins.instance()
+    overrides = ["model.hidden_dim=16", "model.layers=2", "model.heads=2", "model.intermediate_dim=32", "model.mels=20"]
+    with initialize_config_dir(str(ROOT / "configs" / "pretrain_ssl"), version_base="1.3"):
+        config = stage_config(compose("mini_encoder", overrides=[*overrides, "model.units=4"]), "pretrain_ssl")
+    torch.manual_seed(0)
+    recipe = SslRecipe.from_config(config, CPU, ROOT)
+    recipe.initialise([batch(seed) for seed in range(3)])
+    first = float(recipe.validate(batch())["valid/loss"])
+    for step in range(120):
+        recipe.update(batch(step), step)
+    assert float(recipe.validate(batch())["valid/loss"]) < 0.8 * first
+    recipe.write_encoder(tmp_path)
+    trained = AdapterRecipe.from_config(tiny("train_adapter", "adapter_mini", tmp_path), CPU, ROOT)
+    assert trained.encoder.dim == 16
+
+
+def test_masks_cover_about_their_share_and_are_a_function_of_the_stream() -> None:
+    masks = draw_mask(stream(0, "mask", 1), (64, 100), 0.4, 8)
+    assert float(masks.float().mean()) == pytest.approx(0.4, abs=0.05)
+    assert torch.equal(masks, draw_mask(stream(0, "mask", 1), (64, 100), 0.4, 8))
