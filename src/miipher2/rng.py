@@ -47,12 +47,12 @@ def global_state() -> dict[str, Any]:
     }
 
 
-def restore_global(state: dict[str, Any]) -> None:
-    """Put every global generator back to `state`, as `global_state` returned it.
+def check_global(state: dict[str, Any]) -> None:
+    """Check that `restore_global` can put `state` back, and change no generator.
 
     Raises:
-        KeyError: an entry is missing; nothing was restored.
-        ValueError: the state holds another number of CUDA devices than this run uses; nothing was restored.
+        LookupError: an entry is missing or too short.
+        ValueError, TypeError or RuntimeError: one does not fit its generator, or there are other CUDA devices.
     """
     missing = [entry for entry in ("python", "numpy", "torch", "cuda") if entry not in state]
     if missing:
@@ -60,15 +60,25 @@ def restore_global(state: dict[str, Any]) -> None:
     devices = _cuda_devices()
     if len(state["cuda"]) != devices:
         raise ValueError(f"the RNG state holds {len(state['cuda'])} CUDA devices, this run uses {devices}")
-    python, numpy_ = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
-    keys = numpy_["keys"].numpy().astype(np.uint32)
-    np.random.set_state(  # noqa: NPY002
-        (numpy_["name"], keys, numpy_["position"], numpy_["has_gauss"], numpy_["cached_gauss"])
-    )
+    random.Random().setstate(_python_state(state))
+    np.random.RandomState().set_state(_numpy_state(state))
+    torch.Generator().set_state(state["torch"])
+    for device, one in enumerate(state["cuda"]):
+        torch.Generator(f"cuda:{device}").set_state(one)
+
+
+def restore_global(state: dict[str, Any]) -> None:
+    """Put every global generator back to `state`, as `global_state` returned it.
+
+    Raises:
+        LookupError, ValueError, TypeError or RuntimeError: as `check_global`; nothing was restored.
+    """
+    check_global(state)
+    random.setstate(_python_state(state))
+    np.random.set_state(_numpy_state(state))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    if devices:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, one in enumerate(state["cuda"]):
+        torch.cuda.set_rng_state(one, device)
 
 
 @contextmanager
@@ -79,6 +89,17 @@ def guarded() -> Iterator[None]:
         yield
     finally:
         restore_global(before)
+
+
+def _python_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    python = state["python"]
+    return python["version"], tuple(python["internal"]), python["gauss"]
+
+
+def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    saved = state["numpy"]
+    keys = saved["keys"].numpy().astype(np.uint32)
+    return saved["name"], keys, saved["position"], saved["has_gauss"], saved["cached_gauss"]
 
 
 def _cuda_devices() -> int:

@@ -69,8 +69,7 @@ def run_stage(
     if run.resumed is not None:
         run.restore(recipe)
     with run_folder.held(run.folder):
-        going_on = None if run.resumed is None else run.run_id
-        aside = run_folder.set_aside(run.folder, run_id=going_on, up_to_step=run.start_step)
+        aside = run_folder.set_aside(run.folder, run.parent)
         if aside is not None:
             log.info("Set aside files of another run or of later steps: %s", aside)
         check_room(run.folder, size_of(recipe.state_dict()))

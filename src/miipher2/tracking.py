@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,15 @@ def start_wandb(
     config: dict[str, Any],
     inherited: dict[str, str] | None,
 ) -> Any:
-    """Start a W&B run, or go on with the one whose id, name and project are `inherited`; return None when disabled.
+    """Start a W&B run, or go on with the one whose id, name and project are `inherited`.
+
+    When disabled, return None, or where a run was inherited what keeps its identity for a later resume.
 
     Offline needs no login and no network; `wandb sync` uploads later. All metrics hang on their own `step`, so that a
     resume from an older checkpoint drops no point.
     """
     if mode == "disabled":
-        return None
+        return None if inherited is None else _Dormant(**inherited)
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb  # a second of start-up that only runs with W&B pay
 
@@ -140,3 +143,18 @@ def start_wandb(
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
+
+
+@dataclass(frozen=True)
+class _Dormant:
+    """A W&B run that this process does not log to, and that a later resume may go on with."""
+
+    id: str
+    name: str
+    project: str
+
+    def log(self, metrics: dict[str, int | float]) -> None:
+        """Log nothing."""
+
+    def finish(self, exit_code: int) -> None:
+        """End nothing."""

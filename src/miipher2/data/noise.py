@@ -38,7 +38,7 @@ def make_noises(folder: Path, final_folder: Path, root: Path, *, speech: Manifes
         wave = _babble(rng, voices, root) if kind == "babble" else KINDS[kind](rng, round(SECONDS * RATE_HZ))
         name = f"{index:04d}_{kind}.flac"
         audio.write(folder / name, _at_level(wave), RATE_HZ)
-        split = "test" if index >= files - files // 6 else "train"
+        split = "test" if 0 < index >= files - max(1, files // 6) else "train"
         digest = file_digest(folder / name)
         rows.append(Utterance(relative(final_folder / name, root), kind, "none", SECONDS, RATE_HZ, digest, split))
     return Manifest.from_utterances(rows)

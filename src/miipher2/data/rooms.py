@@ -24,7 +24,7 @@ Wave = Float32[np.ndarray, "time"]
 
 
 def make_rooms(folder: Path, final_folder: Path, root: Path, *, seed: int, rooms: int) -> Manifest:
-    """Simulate and write `rooms` responses at 16 kHz, and return their manifest; the last sixth is the test split.
+    """Simulate and write `rooms` responses at 16 kHz, return their manifest; the last sixth is the test split.
 
     Args:
         folder: where the files are written.
@@ -33,7 +33,7 @@ def make_rooms(folder: Path, final_folder: Path, root: Path, *, seed: int, rooms
     folder.mkdir(parents=True)
     rows = []
     for index in range(rooms):
-        split = "test" if index >= rooms - rooms // 6 else "train"
+        split = "test" if 0 < index >= rooms - max(1, rooms // 6) else "train"
         rows.append(_keep(folder, final_folder, root, index, simulate(stream(seed, "room", index)), split))
     return Manifest.from_utterances(rows)
 

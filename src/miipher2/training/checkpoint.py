@@ -9,46 +9,36 @@ import re
 import shutil
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 FORMAT = 1
-ENTRIES = (
-    "format",
-    "stage",
-    "step",
-    "run_id",
-    "model",
-    "optimizers",
-    "schedules",
-    "ema",
-    "rng",
-    "config",
-    "wandb",
-    "parents",
-    "history",
-    "best",
-    "sources",
-    "data_sha256",
-    "environment",
-)
+ENTRIES: dict[str, tuple[type, ...]] = {
+    "format": (int,),
+    "stage": (str,),
+    "step": (int,),
+    "run_id": (str,),
+    "model": (dict,),
+    "optimizers": (dict,),
+    "schedules": (dict,),
+    "ema": (dict,),
+    "rng": (dict,),
+    "config": (dict,),
+    "wandb": (dict, type(None)),
+    "parents": (list,),
+    "history": (str,),
+    "best": (dict, type(None)),
+    "sources": (dict,),
+    "data_sha256": (str,),
+    "environment": (dict,),
+}
 # What torch.load and zipfile say of files that are broken, or hold more than plain values and tensors.
-READ_ERRORS = (
-    RuntimeError,
-    ValueError,
-    LookupError,
-    EOFError,
-    OSError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    AssertionError,
-    NotImplementedError,
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
+READ_ERRORS: tuple[type[Exception], ...] = (
+    *(ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError, AttributeError, EOFError),
+    *(AssertionError, MemoryError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 
 
@@ -84,17 +74,22 @@ def save(folder: Path, content: dict[str, Any], summary: dict[str, Any]) -> Path
     The JSON becomes visible first, so that no checkpoint is ever visible without its digest.
 
     Raises:
+        FileExistsError: there is a checkpoint of that step; none is ever written over.
         OSError: the disk is full or the folder cannot be written; earlier files are untouched.
     """
-    if missing := [entry for entry in ENTRIES if entry not in content]:
-        raise AssertionError(f"a checkpoint without {missing}")
+    assert (odd := _misfit(content)) is None, f"a checkpoint {odd}"
     path = folder / file_name(content["step"])
     temporary = path.with_name(f".{path.name}.tmp")
+    if path.exists():
+        raise FileExistsError(f"{path}: there already, and a checkpoint is never written over; move it away")
     check_room(folder, size_of(content))
     try:
         with temporary.open("wb") as raw:
             hashing = _HashingFile(raw)
-            torch.save(content, hashing)  # type: ignore[arg-type]
+            try:
+                torch.save(content, hashing)  # type: ignore[arg-type]
+            except RuntimeError:  # what torch makes of a write that failed, for whatever reason
+                raise hashing.failure or AssertionError("torch.save failed, and no write did") from None
             raw.flush()
             os.fsync(raw.fileno())
         described = {**summary, "sha256": hashing.digest.hexdigest(), "bytes": temporary.stat().st_size}
@@ -125,8 +120,8 @@ def load(path: Path, *, stage: str | None = None) -> tuple[dict[str, Any], str]:
         raise CheckpointError(f"{path}: holds no checkpoint of this project (no format number)")
     if content["format"] > FORMAT:
         raise CheckpointError(f"{path}: format {content['format']}; this version reads up to {FORMAT}; update the code")
-    if missing := [entry for entry in ENTRIES if entry not in content]:
-        raise CheckpointError(f"{path}: has no {', '.join(missing)}; a run cannot go on exactly without it")
+    if (odd := _misfit(content)) is not None:
+        raise CheckpointError(f"{path}: a checkpoint {odd}; a run cannot go on exactly from it")
     if stage is not None and content["stage"] != stage:
         raise CheckpointError(f"{path}: a checkpoint of the stage {content['stage']}; wanted one of {stage}")
     return content, found
@@ -143,7 +138,7 @@ def verify_bytes(path: Path, data: bytes) -> str:
     if described.is_file():
         try:
             wanted = json.loads(described.read_text())["sha256"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise CheckpointError(f"{described}: damaged, holds no sha256; restore it from published/ or DVC") from None
         if found != wanted:
             raise CheckpointError(f"{path}: damaged, sha256 is {found}, {described.name} says {wanted}")
@@ -174,13 +169,19 @@ def check_room(folder: Path, wanted_bytes: int) -> None:
 
 
 def size_of(content: Any) -> int:
-    """Return about how many bytes a value takes in a checkpoint."""
-    if isinstance(content, torch.Tensor):
+    """Return about how many bytes a value takes in a checkpoint.
+
+    Raises:
+        AssertionError: it holds what `weights_only=True` would refuse to read.
+    """
+    if type(content) is torch.Tensor:
         return content.numel() * content.element_size()
     if isinstance(content, dict):
         return sum(size_of(value) + 64 for value in content.values())
     if isinstance(content, list | tuple):
         return sum(size_of(value) for value in content)
+    # By type and not by isinstance: NumPy's float64 and torch's version are subclasses, and refused.
+    assert type(content) in (str, int, float, bool, type(None)), f"{type(content)} in a checkpoint"
     return len(content) if isinstance(content, str) else 16
 
 
@@ -213,13 +214,26 @@ class _HashingFile(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.failure: BaseException | None = None
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except BaseException as error:
+            self.failure = error
+            raise
 
     def writable(self) -> bool:
         return True
+
+
+def _misfit(content: dict[str, Any]) -> str | None:
+    """Say what a checkpoint's content lacks or has of a wrong type, if anything."""
+    if missing := [entry for entry in ENTRIES if entry not in content]:
+        return f"without {', '.join(missing)}"
+    odd = [entry for entry, kinds in ENTRIES.items() if not isinstance(content[entry], kinds)]
+    return f"whose {odd[0]} is a {type(content[odd[0]]).__name__}" if odd else None
 
 
 def _first_line(error: BaseException) -> str:

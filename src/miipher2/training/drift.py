@@ -25,7 +25,7 @@ class ConfigChangedError(ValueError):
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return every nested key whose value differs and can alter the result, with both values; absent counts as None."""
     before, after = flatten(old), flatten(new)
-    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    keys = sorted(key for key in before.keys() | after.keys() if not _same(before.get(key), after.get(key)))
     return {key: (before.get(key), after.get(key)) for key in keys if not is_harmless(key)}
 
 
@@ -43,6 +43,12 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Compare as a reader would: 1 is 1.0 and not true, and NaN is NaN."""
+    both_nan = one != one and other != other  # as nothing else differs from itself
+    return both_nan or (one == other and isinstance(one, bool) == isinstance(other, bool))
 
 
 def message(changed: dict[str, tuple[Any, Any]]) -> str:

@@ -1,24 +1,44 @@
 """A run's folder: one writer, other runs' files set aside and not deleted, checkpoints rotated, results published."""
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from miipher2.training.checkpoint import checkpoints, step_of, summary_path, sync_folder, write_durably
+from miipher2.training.checkpoint import checkpoints, file_name, step_of, summary_path, sync_folder, write_durably
 
-PUBLISHED = "published"
+PUBLISHED, REPLACED, LOCK = "published", ".replaced", ".lock"
+
+log = logging.getLogger(__name__)
 
 
 class FolderInUseError(RuntimeError):
     """Another process is training in this folder."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The checkpoint that a run goes on from: the file, and what is in it."""
+
+    path: Path
+    step: int
+    sha256: str
+    run_id: str
+
+    def is_at(self, path: Path) -> bool:
+        """Say whether `path` is this checkpoint: the file itself, or one of the same bytes as its JSON says."""
+        return path.resolve() == self.path.resolve() or _described(path, "sha256") == self.sha256
 
 
 @contextmanager
@@ -29,7 +49,9 @@ def held(folder: Path) -> Iterator[None]:
         FolderInUseError: another process trains in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    # A file and not the folder itself, which NFS cannot lock.
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    _open_locks.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,40 +59,48 @@ def held(folder: Path) -> Iterator[None]:
             raise FolderInUseError(
                 f"{folder}: another process is training in it; wait for it or end it, or give this run another `name`"
             ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            log.warning("%s: its file system has no locks; see to it that no other process trains in it", folder)
         yield
     finally:
+        _open_locks.discard(descriptor)
         os.close(descriptor)
 
 
-def set_aside(folder: Path, *, run_id: str | None, up_to_step: int) -> Path | None:
-    """Move what is not the run's, or lies beyond `up_to_step`, into `.replaced/` beside the folder; return where.
+def set_aside(folder: Path, parent: Parent | None) -> Path | None:
+    """Move what is not of the run's past into `.replaced/` beside the folder; return where, None if there was nothing.
 
     Args:
-        run_id: the run that goes on; None for a fresh start, which sets all live files aside.
+        parent: where the run goes on. What stays is this file and, where the folder holds the same checkpoint, those
+            of the run up to its step. None for a fresh start, which sets all live files aside.
     """
-    leaving = [path for path in sorted(folder.iterdir()) if path.name != PUBLISHED and not _is_temporary(path)]
-    if run_id is not None:
-        leaving = [path for path in leaving if not _is_kept(path, run_id, up_to_step)]
     for path in folder.glob(".*.tmp"):  # a kill in the middle of a write left it; it was never visible as a checkpoint
         path.unlink() if path.is_file() else shutil.rmtree(path)
+    leaving = [path for path in folder.iterdir() if path.name not in (PUBLISHED, REPLACED, LOCK)]
+    if parent is not None:
+        same_line = parent.is_at(folder / file_name(parent.step))
+        leaving = [path for path in leaving if not _is_kept(path, parent, same_line)]
     if not leaving:
         return None
     target = _new_folder(folder)
-    for path in leaving:
+    if parent is not None:  # they stay, but are cut back to the parent's step
+        for name in ("config.yaml", "history.csv"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target / name)
+    # A checkpoint before its JSON: it can be read without, and a kill in between leaves it whole.
+    for path in sorted(leaving, key=lambda path: (path.suffix != ".pt", path.name)):
         path.rename(target / path.name)
     sync_folder(target)
     sync_folder(folder)
     return target
 
 
-def rotate(folder: Path, *, run_id: str, keep_last_n: int, spared: Path | None) -> list[Path]:
-    """Remove this run's oldest checkpoints beyond the newest `keep_last_n`; return what was removed.
-
-    Args:
-        spared: the parent of the run, which is never removed.
-    """
-    own = [path for _, path in checkpoints(folder) if _run_of(path) == run_id]
-    removed = [path for path in own[: -max(1, keep_last_n)] if spared is None or path.resolve() != spared.resolve()]
+def rotate(folder: Path, *, run_id: str, keep_last_n: int, parent: Parent | None) -> list[Path]:
+    """Remove this run's oldest checkpoints beyond the newest `keep_last_n`, but never the parent; return which."""
+    own = _own(folder, run_id)
+    removed = [path for path in own[: -max(1, keep_last_n)] if parent is None or not parent.is_at(path)]
     for path in removed:
         path.unlink()
         summary_path(path).unlink(missing_ok=True)
@@ -90,50 +120,54 @@ def publish(folder: Path, *, run_id: str, publish_last_n: int, weights: dict[str
     target, building = folder / PUBLISHED, folder / f".{PUBLISHED}.tmp"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
-    own = [path for _, path in checkpoints(folder) if _run_of(path) == run_id]
-    for path in own[-publish_last_n:]:
+    for path in _own(folder, run_id)[-publish_last_n:]:
         for file in (path, summary_path(path)):
             os.link(file, building / file.name)
     for name in ("config.yaml", "history.csv"):
-        shutil.copyfile(folder / name, building / name)
+        write_durably(building / name, (folder / name).read_bytes())
     for name, tensors in weights.items():
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in sorted(tensors.items())}
         write_durably(building / f"{name}.safetensors", safetensors_bytes(plain))
-    if target.exists():
-        if {_run_of(path) for _, path in checkpoints(target)} <= {run_id}:
-            shutil.rmtree(target)
-        else:
-            target.rename(_new_folder(folder) / PUBLISHED)
+    before = None
+    if target.exists():  # out of the way by a rename, so that a kill finds one or the other whole
+        is_own = {_described(path, "run_id") for _, path in checkpoints(target)} == {run_id}
+        before = _new_folder(folder)
+        target.rename(before / PUBLISHED)
     building.rename(target)
     sync_folder(folder)
+    if before is not None and is_own:
+        shutil.rmtree(before)
     return target
 
 
-def _is_kept(path: Path, run_id: str, up_to_step: int) -> bool:
-    if path.suffix == ".json":
-        path = path.with_suffix(".pt")
-    step = step_of(path)
+def _own(folder: Path, run_id: str) -> list[Path]:
+    """Return the run's checkpoints in a folder by rising step."""
+    return [path for _, path in checkpoints(folder) if _described(path, "run_id") == run_id]
+
+
+def _is_kept(path: Path, parent: Parent, same_line: bool) -> bool:
+    checkpoint = path.with_suffix(".pt") if path.suffix == ".json" else path
+    step = step_of(checkpoint)
     if step is None:
         return True  # config.yaml, history.csv and W&B's files are the run's own and written anew
-    return _run_of(path) == run_id and step <= up_to_step
+    if checkpoint.resolve() == parent.path.resolve():
+        return True
+    return same_line and _described(checkpoint, "run_id") == parent.run_id and step <= parent.step
 
 
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def _run_of(path: Path) -> str | None:
-    """Return the run that a checkpoint belongs to, as its JSON says; None where there is no JSON that can be read."""
+def _described(path: Path, key: str) -> Any:
+    """Return what a checkpoint's JSON says of it; None where there is no JSON that can be read."""
     try:
         described = json.loads(summary_path(path).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return described.get("run_id") if isinstance(described, dict) else None
+    return described.get(key) if isinstance(described, dict) else None
 
 
 def _new_folder(folder: Path) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    root = folder.parent / ".replaced"
+    real = folder.resolve()  # exp/<name> may be a link to another disk, and nothing is moved across disks
+    root = (real.parent if real.parent.stat().st_dev == real.stat().st_dev else real) / REPLACED
     for attempt in range(10_000):
         target = root / (f"{folder.name}.{stamp}" + (f"-{attempt}" if attempt else ""))
         try:
@@ -142,3 +176,14 @@ def _new_folder(folder: Path) -> Path:
             continue
         return target
     raise AssertionError(f"10,000 folders named {folder.name}.{stamp} in {root}")
+
+
+def _close_locks_in_child() -> None:
+    """Drop a data worker's share of the lock: a run that was killed must not be held by the workers that outlive it."""
+    for descriptor in _open_locks:
+        os.close(descriptor)
+    _open_locks.clear()
+
+
+_open_locks: set[int] = set()
+os.register_at_fork(after_in_child=_close_locks_in_child)

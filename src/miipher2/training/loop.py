@@ -51,7 +51,6 @@ def train(
     """
     best: dict[str, Any] | None = None if run.resumed is None else run.resumed["best"]
     step = run.start_step
-    saved = run.parent_path
     with stop_request() as stop:
         for batch in batches(step, plan.steps):
             metrics = _update(recipe, batch, step)
@@ -60,8 +59,7 @@ def train(
             if stop or step == plan.steps or step % plan.save_interval == 0:
                 saved = run.save(recipe, step, history=tracker.history(), best=best, wandb=tracker.identity())
                 log.info("Saved %s", saved)
-                parent = run.parent_path
-                run_folder.rotate(run.folder, run_id=run.run_id, keep_last_n=plan.keep_last_n, spared=parent)
+                run_folder.rotate(run.folder, run_id=run.run_id, keep_last_n=plan.keep_last_n, parent=run.parent)
             if stop and step < plan.steps:
                 raise _interrupted(stop, str(saved), step, resume_command)
     with rng.guarded():

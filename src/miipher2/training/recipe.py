@@ -1,7 +1,7 @@
 """What a stage adds to the loop: the protocol of a recipe and of a tracker."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """A model with its losses and updaters. It owns gradients; the loop owns time."""
 
@@ -37,6 +38,7 @@ class Recipe(Protocol):
         """Return the weights alone by file and name: `final` is what the next stage and restoring use."""
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Where metrics go."""
 

@@ -12,6 +12,7 @@ import torch
 
 from miipher2 import rng
 from miipher2.training import checkpoint, drift
+from miipher2.training.folder import Parent
 from miipher2.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Run:
         environment: what the bits depend on besides: versions, device, threads.
         about: what the JSON tells people beyond that (code version); never compared.
         parents: the checkpoints that the run was resumed from, oldest first, as {path, step, sha256}.
+        parent: the last of them as a file, where this process resumed.
         resumed: the content of the checkpoint to go on from, or None.
     """
 
@@ -41,6 +43,7 @@ class Run:
     run_id: str = ""
     start_step: int = 0
     parents: list[dict[str, Any]] = field(default_factory=list)
+    parent: Parent | None = None
     resumed: dict[str, Any] | None = None
 
     def begin(self, resume_from: str | None, path: Path | None, on_config_change: str) -> None:
@@ -60,42 +63,35 @@ class Run:
         self.resumed = content
         self.run_id = content["run_id"]
         self.start_step = content["step"]
-        parent = {"path": str(resume_from), "step": self.start_step, "sha256": sha256}
-        self.parents = [*content["parents"], parent]
+        self.parents = [*content["parents"], {"path": str(resume_from), "step": self.start_step, "sha256": sha256}]
+        self.parent = Parent(path.resolve(), self.start_step, sha256, self.run_id)
         log.info("Resuming from step %d", self.start_step)
 
     def restore(self, recipe: Recipe) -> None:
         """Put the checkpoint's state into fresh objects; the global generators are left for `restore_chance`.
 
         Raises:
-            CheckpointError: an entry is missing or does not fit; names both sides.
+            CheckpointError: an entry is missing or does not fit, of the generators' too; names both sides.
         """
         assert self.resumed is not None
-        state = {entry: self.resumed[entry] for entry in ("model", "optimizers", "schedules", "ema")}
+        assert self.parent is not None
+        state = {entry: self.resumed.pop(entry) for entry in ("model", "optimizers", "schedules", "ema")}
         try:
+            rng.check_global(self.resumed["rng"]["0"])
+            fresh = recipe.state_dict()
+            _check_tensors(state["model"], fresh["model"])
+            if bool(state["ema"]) != bool(fresh["ema"]):
+                raise ValueError("only one of checkpoint and run keeps a moving average (ema_decay)")
+            _check_tensors(state["ema"], fresh["ema"])
             recipe.load_state_dict(state)
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise checkpoint.CheckpointError(f"{self.parents[-1]['path']}: does not fit this model: {error}") from error
+        except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+            raise checkpoint.CheckpointError(f"{self.parent.path}: does not fit this run: {error}") from error
         log.info("Restored model, optimizer, and scheduler states")
 
     def restore_chance(self) -> None:
-        """Put the global generators back, last of all.
-
-        Raises:
-            CheckpointError: an entry is missing or does not fit this machine.
-        """
-        if self.resumed is None:
-            return
-        states = self.resumed["rng"]
-        try:
-            rng.restore_global(states["0"])
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise checkpoint.CheckpointError(f"{self.parents[-1]['path']}: {error}") from error
-
-    @property
-    def parent_path(self) -> Path | None:
-        """Return the file this process resumed from, as it was named."""
-        return Path(self.parents[-1]["path"]) if self.resumed is not None else None
+        """Put the global generators back, last of all."""
+        if self.resumed is not None:
+            rng.restore_global(self.resumed["rng"]["0"])
 
     def save(
         self, recipe: Recipe, step: int, *, history: str, best: dict[str, Any] | None, wandb: dict[str, str] | None
@@ -144,6 +140,21 @@ class Run:
         for key in drift.CANNOT_FIT:
             if key in changed:
                 raise checkpoint.CheckpointError(f"{path}: {key} is {changed[key][0]}, this run has {changed[key][1]}")
+
+
+def _check_tensors(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
+    """Check names, types and shapes of all tensors before any is taken over; torch would cast some in silence."""
+    for name in sorted(found.keys() | wanted.keys()):
+        here = "is missing" if name not in found else f"is {_kind(found[name])}"
+        there = "has none" if name not in wanted else f"has {_kind(wanted[name])}"
+        if here.removeprefix("is ") != there.removeprefix("has "):
+            raise ValueError(f"{name} {here}, this run {there}")
+
+
+def _kind(tensor: Any) -> str:
+    if not isinstance(tensor, torch.Tensor):
+        return f"a {type(tensor).__name__}"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def digest_of(value: Any) -> str:

@@ -53,11 +53,13 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
-        if not torch.isfinite(norm):
+        if not torch.isfinite(norm + loss.detach()):
             value = float(loss.detach())
             raise NonFiniteError(f"step {step + 1}: {self.name} has loss {value} and gradient norm {float(norm)}")
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(step)
+        unreached = [name for name, parameter in self.parameters.items() if parameter.grad is None]
+        assert not unreached, f"{self.name}: no gradient reaches {unreached[0]}, so no checkpoint would hold its state"
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
@@ -79,19 +81,18 @@ class Updater:
             ValueError: an entry is missing, left over or of another shape; nothing was changed.
         """
         updates = schedule["updates"]
-        wanted = set(self.parameters) if updates else set()
-        if set(optimizer) != wanted:
-            odd = sorted(set(optimizer) ^ wanted)
+        odd = sorted(set(optimizer) ^ (set(self.parameters) if updates else set()))
+        if odd:
             raise ValueError(
                 f"optimizer of {self.name}: {len(odd)} entries do not fit the parameters, such as {odd[0]}"
             )
         for name, entry in optimizer.items():
-            shape = tuple(self.parameters[name].shape)
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if moment not in entry or tuple(entry[moment].shape) != shape:
-                    raise ValueError(f"optimizer of {self.name}: {name} has no {moment} of shape {shape}")
-            if "step" not in entry:
-                raise ValueError(f"optimizer of {self.name}: {name} has no step")
+            kept = self.parameters[name]
+            wanted = {"exp_avg": (kept.dtype, kept.shape), "exp_avg_sq": (kept.dtype, kept.shape)}
+            wanted["step"] = (torch.float32, torch.Size())
+            found = {moment: (value.dtype, value.shape) for moment, value in entry.items()}
+            if found != wanted:
+                raise ValueError(f"optimizer of {self.name}: {name} has {found}; wanted {wanted}")
         indexed = {index: optimizer[name] for index, name in enumerate(self.parameters) if name in optimizer}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": indexed, "param_groups": groups})

@@ -1,0 +1,198 @@
+"""A clone of this repository with tiny configurations and a little speech, in which real dvc runs real stages."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = {
+    "train_adapter/adapter_mini.yaml": {"steps": 8, "batch_size": 2, "log_interval": 1, "validation_interval": 4},
+    "pre_train_vocoder/hifigan_pretrain_mini.yaml": {
+        "steps": 6,
+        "batch_size": 2,
+        "log_interval": 1,
+        "validation_interval": 3,
+        "segment_frames": 8,
+        "adversarial_from_step": 3,
+    },
+    "finetune_vocoder/hifigan_ft_mini.yaml": {"steps": 6, "adversarial_from_step": 3},
+    "checkpoint/mini.yaml": {"save_interval": 2},
+    "wandb/offline.yaml": {"mode": "disabled"},
+    "loader/mini.yaml": {"num_workers": 0},
+    "runtime/mini.yaml": {"threads": 1},
+    "evaluate/default.yaml": {"utterances": 2, "report_examples": 1},
+    "data/embedded.yaml": {"held_out": None, "noise_files": 6, "rooms": 2},
+}
+
+
+@dataclass
+class Clone:
+    """A working tree with real dvc."""
+
+    root: Path
+
+    def run(self, *command: str, check: bool = True, cwd: str = ".", threads: int | None = 1) -> str:
+        """Run a command in the clone and return what it printed."""
+        done = subprocess.run(
+            command,
+            cwd=self.root / cwd,
+            env=self.environment | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+            capture_output=True,
+            text=True,
+            timeout=1200,
+            check=False,
+        )
+        output = plain(done.stdout + done.stderr)
+        assert not check or done.returncode == 0, (
+            f"{' '.join(command)} exited with {done.returncode}:\n{output[-3000:]}"
+        )
+        return output
+
+    def dvc(self, *words: str, check: bool = True, cwd: str = ".", threads: int | None = 1) -> str:
+        """Run dvc."""
+        return self.run(sys.executable, "-m", "dvc", *words, check=check, cwd=cwd, threads=threads)
+
+    def experiment(self, *settings: str, check: bool = True) -> str:
+        """Run `dvc exp run` with settings."""
+        return self.dvc("exp", "run", *(word for setting in settings for word in ("-S", setting)), check=check)
+
+    def interrupted(self, *settings: str, when: Callable[[], bool], kill: str) -> None:
+        """Run an experiment and SIGKILL its `script` or `dvc` itself as soon as `when`."""
+        words = [word for setting in settings for word in ("-S", setting)]
+        process = psutil.Popen(
+            [sys.executable, "-m", "dvc", "exp", "run", *words],
+            cwd=self.root,
+            env=self.environment | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + 180
+        while not when():
+            assert time.monotonic() < end
+            assert process.poll() is None, "the experiment ended before it could be killed"
+            time.sleep(0.01)
+        if kill == "dvc":
+            process.kill()
+        else:
+            self.scripts(process)[0].send_signal(signal.SIGKILL)
+        process.wait(60)
+
+    def scripts(self, process: psutil.Process) -> list[psutil.Process]:
+        """Return the stage scripts that run below a process."""
+        return [each for each in process.children(recursive=True) if any("stages/" in word for word in each.cmdline())]
+
+    def orphans(self) -> list[psutil.Process]:
+        """Return stage scripts that run in this clone, whoever started them."""
+        found = []
+        for each in psutil.process_iter(["cmdline", "cwd"]):
+            words, folder = each.info["cmdline"] or [], each.info["cwd"]
+            if folder == str(self.root) and any("stages/" in word for word in words):
+                found.append(each)
+        return found
+
+    def digest(self, file: str) -> bytes:
+        """Return a file's bytes."""
+        return (self.root / file).read_bytes()
+
+    def live(self) -> dict[str, bytes]:
+        """Return every live checkpoint by its path: what no DVC command may lose."""
+        files = (path for path in (self.root / "exp").glob("*/checkpoint_*") if ".replaced" not in path.parts)
+        return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return an environment in which this clone's code comes first."""
+        identity = {f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        bin_folder = str(Path(sys.executable).parent)
+        return {
+            **os.environ,
+            **identity,
+            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.root / "src"),
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Return a clone in which the tiny pipeline has run once, from nothing, and is committed; it is never changed."""
+    root = tmp_path_factory.mktemp("finished") / "repository"
+    root.mkdir()
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    speech = sorted((REPOSITORY / "data/embedded").rglob("*.flac"), key=lambda path: (path.stat().st_size, path.name))
+    kept = {path.relative_to(REPOSITORY).as_posix() for path in speech[:30]}
+    for name in filter(None, names):
+        wanted = not name.startswith(("data/embedded/", "exp/", "tests/", "docs/")) and name != "dvc.lock"
+        if (wanted or name in kept) and (REPOSITORY / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, root / name)
+    for name, values in TINY.items():
+        edit(root / "configs" / name, values)
+    clone = Clone(root)
+    clone.run(sys.executable, "-m", "miipher2.compose")
+    clone.run("git", "init", "-q", "-b", "main")
+    commit(clone, "tiny")
+    clone.dvc("repro")
+    commit(clone, "first run")
+    return clone
+
+
+@pytest.fixture
+def clone(finished: Clone, tmp_path: Path) -> Clone:
+    """Return a copy of the finished clone of the test's own."""
+    root = tmp_path / "repository"
+    shutil.copytree(finished.root, root, symlinks=True)
+    copied = Clone(root)
+    copied.dvc("checkout")  # hard links into its own cache
+    return copied
+
+
+def edit(path: Path, values: dict[str, Any]) -> None:
+    """Set keys of a YAML file, wherever in it they stand, or at its top; crops and schedules become short."""
+    content = yaml.safe_load(path.read_text())
+    for key, value in {**values, "crop_seconds": 0.4, "decay_steps": values.get("steps", 8), "warmup_steps": 1}.items():
+        if not _replace(content, key, value) and key in values:
+            content[key] = value
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def _replace(node: Any, key: str, value: Any) -> bool:
+    if not isinstance(node, dict):
+        return False
+    found = key in node
+    if found:
+        node[key] = value
+    replaced = [_replace(inner, key, value) for inner in node.values()]
+    return found or any(replaced)
+
+
+def commit(clone: Clone, message: str) -> None:
+    """Commit everything."""
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", message)
+
+
+def plain(text: str) -> str:
+    """Return text without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON file's content."""
+    return json.loads(path.read_text())

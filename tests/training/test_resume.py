@@ -1,0 +1,254 @@
+"""A resumed run is the same run: in one process, on a recipe in which every kind of state matters."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import CONFIG, STATE, Tiny, content_of, differences, rewrite
+
+from miipher2.training.checkpoint import ENTRIES, CheckpointError
+from miipher2.training.updater import NonFiniteError
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that was never stopped; not to be written to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    Tiny(folder)()
+    return folder
+
+
+def assert_same_run(folder: Path, whole: Path, entries: tuple[str, ...] = STATE) -> None:
+    assert differences(folder / "checkpoint_12.pt", whole / "checkpoint_12.pt", entries) == []
+    final = "published/final.safetensors"
+    assert (folder / final).read_bytes() == (whole / final).read_bytes()
+    if "history" in entries:
+        assert (folder / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+
+
+def test_two_fresh_runs_are_the_same(tmp_path: Path, whole: Path) -> None:
+    Tiny(tmp_path / "run")()
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_resumed_run_is_the_same_run(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    Tiny(folder, steps=8)()
+    resumed = Tiny(folder)(folder / "checkpoint_4.pt")
+    assert resumed.run.start_step == 4
+    assert_same_run(folder, whole)
+    assert content_of(folder / "checkpoint_12.pt")["best"] == content_of(whole / "checkpoint_12.pt")["best"]
+
+
+def test_five_resumes_are_one_run_with_five_parents(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    Tiny(folder, steps=2)()
+    for step, until in ((2, 3), (3, 5), (5, 8), (8, 9), (9, 12)):
+        Tiny(folder, steps=until, save_interval=100, keep_last_n=1)(folder / f"checkpoint_{step}.pt")
+    assert_same_run(folder, whole)
+    parents = content_of(folder / "checkpoint_12.pt")["parents"]
+    assert [parent["step"] for parent in parents] == [2, 3, 5, 8, 9]
+    assert len({parent["sha256"] for parent in parents}) == 5
+    assert parents[-1]["path"] == str(folder / "checkpoint_9.pt")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"log_interval": 5}, {"validation_interval": 2}, {"save_interval": 3}, {"keep_last_n": 1}, {"steps": 13}],
+)
+def test_intervals_may_change_on_the_way(tmp_path: Path, whole: Path, changed: dict[str, int]) -> None:
+    folder = tmp_path / "run"
+    Tiny(folder, steps=4)()
+    Tiny(folder, **{"save_interval": 12, **changed})(folder / "checkpoint_4.pt")
+    if changed == {"steps": 13}:
+        assert differences(folder / "checkpoint_12.pt", whole / "checkpoint_12.pt") == []
+        return
+    shown = {"log_interval", "validation_interval"} & changed.keys()
+    state = tuple(entry for entry in STATE if not (shown and entry in ("history", "best")))
+    assert_same_run(folder, whole, state)
+
+
+def test_generators_polluted_after_the_restore_of_everything_else_do_no_harm(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    Tiny(folder, steps=4)()
+
+    def pollute() -> Any:
+        random.seed(99), np.random.seed(99), torch.manual_seed(99)  # noqa: NPY002
+        from tiny_run import TinyRecipe
+
+        class Polluting(TinyRecipe):
+            def load_state_dict(self, state: dict[str, Any]) -> None:
+                super().load_state_dict(state)
+                random.random(), np.random.rand(7), torch.rand(7)  # noqa: NPY002
+
+        return Polluting()
+
+    Tiny(folder, make_recipe=pollute)(folder / "checkpoint_4.pt")
+    assert_same_run(folder, whole)
+
+
+def test_each_global_generator_matters(tmp_path: Path, whole: Path) -> None:
+    spoils = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}
+    for name, spoil in spoils.items():
+        folder = tmp_path / name
+        Tiny(folder, steps=4)()
+        Tiny(folder, before_first_update=spoil)(folder / "checkpoint_4.pt")
+        assert differences(folder / "checkpoint_12.pt", whole / "checkpoint_12.pt", ("model",)) == ["model"]
+
+
+def test_stopped_between_the_two_players_the_pair_is_never_mixed(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(step: int) -> None:
+        if step == 6:
+            raise Stopped
+
+    def make() -> Any:
+        from tiny_run import TinyRecipe
+
+        recipe = TinyRecipe()
+        recipe.between = stop
+        return recipe
+
+    with pytest.raises(Stopped):
+        Tiny(folder, make_recipe=make)()
+    newest = content_of(folder / "checkpoint_4.pt")
+    assert not (folder / "checkpoint_6.pt").exists()
+    assert {player["updates"] for player in newest["schedules"].values()} == {4}
+    Tiny(folder)(folder / "checkpoint_4.pt")
+    assert_same_run(folder, whole)
+
+
+# What a resume uses and every leaf below it: without one of them it fails, or the run is another.
+LEAVES = [
+    *((entry,) for entry in ENTRIES),
+    *(("rng", "0", name) for name in ("python", "numpy", "torch", "cuda")),
+    *(("rng", "0", "python", name) for name in ("version", "internal", "gauss")),
+    *(("rng", "0", "numpy", name) for name in ("name", "keys", "position", "has_gauss", "cached_gauss")),
+    *(("optimizers", player) for player in "gd"),
+    *(("schedules", player) for player in "gd"),
+    *(("schedules", player, "updates") for player in "gd"),
+    *(("optimizers", "g", "0.weight", name) for name in ("exp_avg", "exp_avg_sq", "step")),
+    *(("model", name) for name in ("g.0.weight", "g.2.running_mean", "g.2.num_batches_tracked", "d.bias")),
+    *(("ema", name) for name in ("n_averaged", "module.0.weight", "module.2.running_var")),
+]
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=".".join)
+def test_no_entry_can_be_missing(tmp_path: Path, whole: Path, leaf: tuple[str, ...]) -> None:
+    def remove(content: dict[str, Any]) -> None:
+        for name in leaf[:-1]:
+            content = content[name]
+        del content[leaf[-1]]
+
+    file = rewrite(whole / "checkpoint_4.pt", remove, tmp_path / "checkpoint_4.pt")
+    with pytest.raises(CheckpointError, match=str(file)):
+        Tiny(tmp_path / "run")(file)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("entry", sorted(ENTRIES))
+def test_no_entry_can_be_of_another_type(tmp_path: Path, whole: Path, entry: str) -> None:
+    file = rewrite(
+        whole / "checkpoint_4.pt", lambda it: it.update({entry: torch.ones(2)}), tmp_path / "checkpoint_4.pt"
+    )
+    with pytest.raises(CheckpointError, match=str(file)):
+        Tiny(tmp_path / "run")(file)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("entry", ["model", "optimizers", "ema", "rng", "best", "history"])
+def test_every_entry_of_the_state_matters(tmp_path: Path, whole: Path, entry: str) -> None:
+    """Step 4's checkpoint with one entry of step 8's: the run that goes on from it must be another."""
+    later = content_of(whole / "checkpoint_8.pt")[entry]
+    later = {**later, "value": -1.0} if entry == "best" else later
+    file = rewrite(whole / "checkpoint_4.pt", lambda it: it.update({entry: later}), tmp_path / "checkpoint_4.pt")
+    Tiny(tmp_path / "run")(file)
+    assert differences(tmp_path / "run/checkpoint_12.pt", whole / "checkpoint_12.pt") != []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda it: it["model"].update({"g.0.weight": torch.ones(3, 3)}), r"g.0.weight is float32 \[3, 3\]"),
+        (lambda it: it["model"].update({"g.0.weight": it["model"]["g.0.weight"].half()}), "g.0.weight is float16"),
+        (lambda it: it["model"].update({"extra": torch.ones(1)}), "extra is .*this run has none"),
+        (lambda it: it["optimizers"]["g"]["0.bias"].update({"exp_avg": torch.ones(6).double()}), "0.bias has"),
+        (lambda it: it["optimizers"]["g"]["0.bias"].update({"exp_avg": 3}), "exp_avg|attribute"),
+        (lambda it: it["optimizers"]["d"].update({"other": {}}), "such as other"),
+        (lambda it: it["rng"]["0"].update({"torch": torch.zeros(3, dtype=torch.uint8)}), "RNG|state"),
+        (lambda it: it["rng"]["0"].update({"cuda": [torch.zeros(16, dtype=torch.uint8)]}), "1 CUDA devices"),
+        (lambda it: it["rng"]["0"]["python"].update({"internal": [1, 2]}), "state"),
+        (lambda it: it.update({"ema": {}}), "ema|Missing"),
+    ],
+)
+def test_state_that_does_not_fit_is_an_error_before_anything_is_touched(
+    tmp_path: Path, whole: Path, change: Any, said: str
+) -> None:
+    file = rewrite(whole / "checkpoint_4.pt", change, tmp_path / "checkpoint_4.pt")
+    random.seed(1)
+    with pytest.raises(CheckpointError, match=said):
+        Tiny(tmp_path / "run")(file)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_at_the_last_step_trains_nothing_and_publishes_the_same(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    Tiny(folder)()
+    done = Tiny(folder)(folder / "checkpoint_12.pt")
+    assert_same_run(folder, whole)
+    assert done.aside is None
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path: Path) -> None:
+    from tiny_run import TinyRecipe
+
+    seen = {}
+
+    class Broken(TinyRecipe):
+        def update(self, batch: Any, step: int) -> Any:
+            if step != 5:
+                return super().update(batch, step)
+            seen["before"] = {name: tensor.clone() for name, tensor in self.state_dict()["model"].items()}
+            seen["recipe"] = self
+            loss = sum(parameter.sum() for parameter in self.model.parameters())
+            self.updater_g.minimize(loss * float("nan"), step)
+            raise AssertionError
+
+    with pytest.raises(NonFiniteError, match=r"step 6: g has loss nan .* batch 5 holds the utterances \[5, 6, 7, 8\]"):
+        Tiny(tmp_path / "run", make_recipe=Broken)()
+    after = seen["recipe"].state_dict()["model"]
+    assert all(torch.equal(tensor, after[name]) for name, tensor in seen["before"].items())
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.pt")) == ["checkpoint_4.pt"]
+
+
+def test_an_infinite_loss_with_finite_gradients_stops_too() -> None:
+    from tiny_run import TinyRecipe
+
+    recipe = TinyRecipe()
+    loss = sum(parameter.sum() for parameter in recipe.model.parameters()) + torch.tensor(float("inf"))
+    with pytest.raises(NonFiniteError, match="step 1: g has loss inf"):
+        recipe.updater_g.minimize(loss, 0)
+
+
+def test_resume_of_a_run_that_was_not_made_with_this_configuration_is_told_apart(tmp_path: Path, whole: Path) -> None:
+    other = {**CONFIG, "model": {"dim": 6, "layer": 6}}
+    Tiny(tmp_path / "run", config=other)(whole / "checkpoint_4.pt")
+    assert content_of(tmp_path / "run/checkpoint_12.pt")["config"] == other
+
+
+def test_the_learning_rate_is_a_function_of_the_step_and_not_of_a_players_own_updates() -> None:
+    """A discriminator that starts late would otherwise be behind after a resume, or ahead."""
+    from tiny_run import TinyRecipe
+
+    player = TinyRecipe().updater_d
+    player.minimize(sum(parameter.sum() for parameter in player.parameters.values()), 9)
+    assert player.updates == 1
+    assert {group["lr"] for group in player.optimizer.param_groups} == {player.schedule(9)}
+    assert player.schedule(9) != player.schedule(0)
