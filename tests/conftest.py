@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import torch
 from beartype._check.code import codemain
+
+# Tests share two cores, and a forked process with more than one OpenMP thread waits for ever for the others.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # beartype chooses the item of a list that it checks by Python's global generator, which our tests compare bit for bit.
 assert codemain.getrandbits == random.getrandbits

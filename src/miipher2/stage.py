@@ -74,7 +74,7 @@ def run_stage(
             log.info("Set aside files of another run or of later steps: %s", aside)
         check_room(run.folder, size_of(recipe.state_dict()))
         write_durably(run.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
-        final = _train(config, run, recipe, data, best_metric, resume_command(composed))
+        final = train_run(config, run, recipe, data, best_metric, resume_command(composed))
         last_n = config.checkpoint.publish_last_n
         published = run_folder.publish(run.folder, run_id=run.run_id, publish_last_n=last_n, weights=recipe.export())
         log.info("Published %s", published)
@@ -83,7 +83,7 @@ def run_stage(
     return recipe
 
 
-def _train(
+def train_run(
     config: DictConfig,
     run: Run,
     recipe: Recipe,
@@ -91,13 +91,14 @@ def _train(
     best_metric: str,
     command: Callable[[str], str],
 ) -> dict[str, float]:
+    """Train an opened run to the configured step and return its last validation; nothing is published."""
     batches, validation = make_batches(config, data)
     checkpoint = config.checkpoint
     with rng.guarded():  # feature statistics, W&B and the tracker must not move the generators
         if run.resumed is None:
             recipe.initialise(batches(0, INITIAL_BATCHES))
         known = run.resumed["wandb"] if run.resumed is not None and checkpoint.save_wandb_metadata else None
-        wandb_run = start_wandb(run.folder, **config.wandb, config=run.config, inherited=known)
+        wandb_run = start_wandb(run.folder, **OmegaConf.to_container(config.wandb), config=run.config, inherited=known)
     tracker = Tracker(
         run.folder,
         recipe.metric_names,

@@ -10,6 +10,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,8 +85,8 @@ def save(folder: Path, content: dict[str, Any], summary: dict[str, Any]) -> Path
         raise FileExistsError(f"{path}: there already, and a checkpoint is never written over; move it away")
     check_room(folder, size_of(content))
     try:
-        with temporary.open("wb") as raw:
-            hashing = _HashingFile(raw)
+        with temporary.open("wb") as raw, ThreadPoolExecutor(1) as hasher:
+            hashing = _HashingFile(raw, hasher)
             try:
                 torch.save(content, hashing)  # type: ignore[arg-type]
             except RuntimeError:  # what torch makes of a write that failed, for whatever reason
@@ -209,20 +210,28 @@ def sync_folder(folder: Path) -> None:
 
 
 class _HashingFile(io.RawIOBase):
-    """Passes writes on and hashes them on the way: one pass over the bytes."""
+    """Passes writes on and hashes them beside it in a thread: one pass over the bytes, in the time of the slower."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, hasher: Executor) -> None:
         self.file = file
+        self.hasher = hasher
         self.digest = hashlib.sha256()
         self.failure: BaseException | None = None
 
     def write(self, data: Any) -> int:
-        self.digest.update(data)
+        hashed = None
+        if len(data) > 2**16:  # tensors; the headers between them are not worth a thread's while
+            hashed = self.hasher.submit(self.digest.update, data)
+        else:
+            self.digest.update(data)
         try:
             return self.file.write(data)
         except BaseException as error:
             self.failure = error
             raise
+        finally:
+            if hashed is not None:
+                hashed.result()
 
     def writable(self) -> bool:
         return True
