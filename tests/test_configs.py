@@ -112,7 +112,7 @@ def test_a_resume_that_cannot_be_routed_says_what_to_do(path: str, named: str) -
 
 
 def test_a_relative_path_from_a_subfolder_says_where_it_is_taken_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT / "docs")
+    monkeypatch.chdir(ROOT / "stages")
     with pytest.raises((OmegaConfBaseException, ValueError)) as caught:
         compose_params(["checkpoint.resume_from=../exp/x/checkpoint_1k.pt"])
     assert str(ROOT) in str(caught.value)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,17 @@ def in_child(work: Any) -> tuple[int, Any]:
         try:
             result = work()
             os.write(write, json.dumps(result).encode())
+        except BaseException:  # noqa: BLE001 - it is passed on to the parent
+            os.write(write, json.dumps({"failed": traceback.format_exc()}).encode())
         finally:
             os._exit(3)
     os.close(write)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with os.fdopen(read) as pipe:
         text = pipe.read()
-    return code, json.loads(text) if text else None
+    result = json.loads(text) if text else None
+    assert not isinstance(result, dict) or "failed" not in result, result["failed"]
+    return code, result
 
 
 def records(folder: Path) -> list[tuple[str, list[int]]]:

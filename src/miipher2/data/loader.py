@@ -72,11 +72,13 @@ def steps_loader(
 
 def _start_worker(_worker: int) -> None:
     """Let the parent alone decide when to stop, and leave the other cores to the other workers."""
-    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere a SIGTERM to all processes stops the worker as usual
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        # A library's thread that is older than the mask may get the signal, and torch's handler would end the worker.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+    torch.set_num_threads(1)
 
 
 def _obey_parent(parent: int) -> None:
