@@ -1,9 +1,12 @@
 """The loader: batches in the order of their steps, from any step on, for any rank and any number of workers."""
 
+import multiprocessing
+import multiprocessing.context
+import multiprocessing.process
 import os
 import signal
-import threading
 from collections.abc import Iterator
+from multiprocessing import popen_fork
 
 import torch
 from torch import Tensor
@@ -63,6 +66,7 @@ def steps_loader(
         num_workers=num_workers,
         prefetch_factor=max(1, prefetch) if num_workers else None,
         persistent_workers=num_workers > 0,
+        multiprocessing_context=_Workers() if num_workers else None,
         worker_init_fn=_start_worker,
         pin_memory=pin_memory,
         # Its own: an iterator draws a seed from the generator, the global one if it has none.
@@ -70,23 +74,36 @@ def steps_loader(
     )
 
 
+class _Popen(popen_fork.Popen):
+    """Ends a worker by a signal that only its parent sends: torch does so after an error, and Python when it exits."""
+
+    def terminate(self) -> None:
+        """Ask the worker to end."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGUSR1)
+
+
+class _Worker(multiprocessing.context.ForkProcess):
+    """A process that ignores SIGTERM and still ends with its parent."""
+
+    @staticmethod
+    def _Popen(process: multiprocessing.process.BaseProcess) -> _Popen:
+        return _Popen(process)
+
+
+class _Workers(multiprocessing.context.ForkContext):
+    """Makes such processes."""
+
+    Process = _Worker
+
+
 def _start_worker(_worker: int) -> None:
-    """Let the parent alone decide when to stop, and leave the other cores to the other workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere a SIGTERM to all processes stops the worker as usual
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        # A library's thread that is older than the mask may get the signal, and torch's handler would end the worker.
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
-    torch.set_num_threads(1)
+    """Let the parent alone decide when to stop, and leave the other cores to the other workers.
 
-
-def _obey_parent(parent: int) -> None:
-    """End this process on a SIGTERM of its parent, and on nobody else's.
-
-    A scheduler ends a run with a SIGTERM to all its processes, and the parent still wants batches up to its next
-    checkpoint. The parent itself ends workers so where torch's quiet way fails: after an error in one of them.
+    A scheduler ends a run with a SIGTERM to all its processes, and the parent still wants batches up to its checkpoint.
     """
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # With the exit code of a quiet end: torch takes any other for a failure and raises in the parent.
+    signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
+    torch.set_num_threads(1)
