@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import scipy
+import soundfile
 import torch
+import torchaudio
 import transformers
 from tqdm import tqdm
 
@@ -60,9 +63,12 @@ def describe_environment(device: torch.device) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "torchaudio": str(torchaudio.__version__),
         "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "libsndfile": soundfile.__libsndfile_version__,
         "transformers": transformers.__version__,
-        "cuda": str(torch.version.cuda) if on_cuda else "none",
+        "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_cuda else "none",
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),

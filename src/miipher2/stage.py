@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from miipher2 import rng
@@ -22,7 +23,7 @@ from miipher2.data.prepared import Prepared
 from miipher2.environment import describe_code, describe_environment, log_to_stdout, start_runtime
 from miipher2.tracking import Tracker, start_wandb
 from miipher2.training import folder as run_folder
-from miipher2.training.checkpoint import check_room, size_of, write_durably
+from miipher2.training.checkpoint import check_room, size_of, summary_path, write_durably
 from miipher2.training.loop import Plan, train
 from miipher2.training.recipe import Batch, Recipe
 from miipher2.training.run import Run
@@ -175,11 +176,20 @@ def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int
 def resume_command(composed: DictConfig) -> Callable[[str], str]:
     """Return what gives the command that goes on from a checkpoint, in the way this run was started."""
     if "resume_param" in composed:
-        return lambda path: f"uv run dvc exp run -S checkpoint.resume_from={_relative(path)}"
+        return _dvc_command
     script, *rest = sys.argv
     kept = [word for word in rest if not word.startswith("checkpoint.resume_from=")]
     begin = shlex.join(["uv", "run", _relative(script), *kept])
     return lambda path: f"{begin} checkpoint.resume_from={_relative(path)}"
+
+
+def _dvc_command(path: str) -> str:
+    """Return the command for DVC, which forgets every -S of the run before: it names them again."""
+    # Not among the code that a stage's result depends on: it is imported when training has stopped.
+    from miipher2.commands.resumable import resume_command
+
+    GlobalHydra.instance().clear()  # the script's, which has done its part; a second cannot compose beside it
+    return resume_command(ROOT, json.loads(summary_path(Path(path)).read_text()), _relative(path))
 
 
 def write_results(folder: Path, stage: str, final: dict[str, float], history: Path) -> None:

@@ -69,26 +69,29 @@ class Clone:
         """Run `dvc exp run` with settings."""
         return self.dvc("exp", "run", *(word for setting in settings for word in ("-S", setting)), check=check)
 
-    def interrupted(self, *settings: str, when: Callable[[], bool], kill: str) -> None:
-        """Run an experiment and SIGKILL its `script` or `dvc` itself as soon as `when`."""
+    def interrupted(self, *settings: str, when: Callable[[], bool], kill: str, number: int = signal.SIGKILL) -> str:
+        """Run an experiment, send its `script` or `dvc` a signal as soon as `when`, and return what it printed."""
         words = [word for setting in settings for word in ("-S", setting)]
-        process = psutil.Popen(
-            [sys.executable, "-m", "dvc", "exp", "run", *words],
-            cwd=self.root,
-            env=self.environment | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        printed = self.root / ".git" / "interrupted.log"
+        with printed.open("w") as log:
+            process = psutil.Popen(
+                [sys.executable, "-m", "dvc", "exp", "run", *words],
+                cwd=self.root,
+                env=self.environment | {"OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=log,
+            )
         end = time.monotonic() + 180
         while not when():
             assert time.monotonic() < end
             assert process.poll() is None, "the experiment ended before it could be killed"
             time.sleep(0.01)
         if kill == "dvc":
-            process.kill()
+            process.send_signal(number)
         else:
-            self.scripts(process)[0].send_signal(signal.SIGKILL)
+            self.scripts(process)[0].send_signal(number)
         process.wait(60)
+        return plain(printed.read_text())
 
     def scripts(self, process: psutil.Process) -> list[psutil.Process]:
         """Return the stage scripts that run below a process."""

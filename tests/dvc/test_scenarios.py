@@ -1,5 +1,7 @@
 """What a user does with DVC, and what goes wrong: real dvc, real training, tiny configurations."""
 
+import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -121,6 +123,36 @@ def test_resuming_the_vocoder_leaves_the_adapter_alone(clone: Clone) -> None:
     assert skipped("finetune_vocoder", output)
     unchanged = {name: data for name, data in before.items() if name.startswith(ADAPTER)}
     assert {name: data for name, data in clone.live().items() if name.startswith(ADAPTER)} == unchanged
+
+
+def test_a_list_resumes_two_stages_and_no_third(clone: Clone) -> None:
+    before = {name: clone.digest(f"{name}/published/final.safetensors") for name in (ADAPTER, VOCODER)}
+    output = clone.experiment(f"checkpoint.resume_from=[{ADAPTER}/checkpoint_4.pt,{VOCODER}/checkpoint_2.pt]")
+    assert [line for line in output.splitlines() if "Resuming from step" in line] == [
+        "[INFO] Resuming from step 4",
+        "[INFO] Resuming from step 2",
+    ]
+    assert {name: clone.digest(f"{name}/published/final.safetensors") for name in before} == before
+    assert skipped("finetune_vocoder", output)
+
+
+def test_the_command_after_a_sigterm_repeats_every_setting(clone: Clone) -> None:
+    settings = ("train_adapter.seed=6", "train_adapter.steps=60", "pre_train_vocoder.seed=7")
+
+    def began() -> bool:
+        return "Saved" in (clone.root / ".git/interrupted.log").read_text()
+
+    output = clone.interrupted(*settings, when=began, kill="script", number=signal.SIGTERM)
+    command = output.split("Go on with:\n")[1].splitlines()[0].strip()
+    assert all(f"-S {setting}" in command for setting in settings), command
+    begin, *words = shlex.split(command)[2:]
+    assert begin == "dvc"
+    resumed = clone.dvc(*words)
+    assert "Configuration changes" not in resumed
+    described = read_json(clone.root / f"{ADAPTER}/checkpoint_60.json")
+    assert len(described["parents"]) == 1
+    fresh = clone.experiment(*settings)
+    assert all(skipped(stage, fresh) for stage in ("train_adapter", "pre_train_vocoder", "finetune_vocoder"))
 
 
 def test_a_finished_stage_is_extended(clone: Clone) -> None:

@@ -10,8 +10,9 @@ import shutil
 import struct
 import zipfile
 import zlib
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO
 
 import torch
@@ -85,15 +86,8 @@ def save(folder: Path, content: dict[str, Any], summary: dict[str, Any]) -> Path
         raise FileExistsError(f"{path}: there already, and a checkpoint is never written over; move it away")
     check_room(folder, size_of(content))
     try:
-        with temporary.open("wb") as raw, ThreadPoolExecutor(1) as hasher:
-            hashing = _HashingFile(raw, hasher)
-            try:
-                torch.save(content, hashing)  # type: ignore[arg-type]
-            except RuntimeError:  # what torch makes of a write that failed, for whatever reason
-                raise hashing.failure or AssertionError("torch.save failed, and no write did") from None
-            raw.flush()
-            os.fsync(raw.fileno())
-        described = {**summary, "sha256": hashing.digest.hexdigest(), "bytes": temporary.stat().st_size}
+        digest = _write(temporary, content)
+        described = {**summary, "sha256": digest, "bytes": temporary.stat().st_size}
         write_durably(summary_path(path), json.dumps(described, indent=2).encode() + b"\n")
         temporary.replace(path)
         sync_folder(folder)
@@ -209,32 +203,63 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class _HashingFile(io.RawIOBase):
-    """Passes writes on and hashes them beside it in a thread: one pass over the bytes, in the time of the slower."""
+def _write(path: Path, content: dict[str, Any]) -> str:
+    """Write a checkpoint's content, durable when this returns, and return its sha256.
 
-    def __init__(self, file: BinaryIO, hasher: Executor) -> None:
+    Two threads follow the file as it grows: one hashes what the system has of it, one hands it to the disk. So a save
+    takes the time of its slowest part, not of all.
+    """
+    ended = Event()
+    with path.open("wb") as raw, path.open("rb", buffering=0) as written, ThreadPoolExecutor(2) as threads:
+        file = _RememberingFile(raw)
+        try:
+            digest = threads.submit(_hash_while, written, ended)
+            syncing = threads.submit(_sync_while, raw.fileno(), ended)
+            torch.save(content, file)  # type: ignore[arg-type]
+            raw.flush()
+        except RuntimeError:  # what torch makes of a write that failed, for whatever reason
+            raise file.failure or AssertionError("torch.save failed, and no write did") from None
+        finally:
+            ended.set()
+        syncing.result()  # the system reports a failure to write once, to whoever synchronises first
+        os.fsync(raw.fileno())
+        return digest.result()
+
+
+def _hash_while(written: BinaryIO, ended: Event) -> str:
+    """Return the sha256 of a file that grows until `ended`."""
+    digest, buffer = hashlib.sha256(), bytearray(2**22)
+    while True:
+        is_last = ended.is_set()  # looked at before reading: what is written later sets it later
+        while count := written.readinto(buffer):  # type: ignore[attr-defined]
+            digest.update(memoryview(buffer)[:count])
+        if is_last:
+            return digest.hexdigest()
+        ended.wait(0.002)
+
+
+def _sync_while(descriptor: int, ended: Event) -> None:
+    synchronise = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
+    while not ended.wait(0.05):
+        synchronise(descriptor)
+
+
+class _RememberingFile:
+    """Passes writes on, and keeps the error of one that failed, which torch hides."""
+
+    def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.hasher = hasher
-        self.digest = hashlib.sha256()
         self.failure: BaseException | None = None
 
     def write(self, data: Any) -> int:
-        hashed = None
-        if len(data) > 2**16:  # tensors; the headers between them are not worth a thread's while
-            hashed = self.hasher.submit(self.digest.update, data)
-        else:
-            self.digest.update(data)
         try:
             return self.file.write(data)
         except BaseException as error:
             self.failure = error
             raise
-        finally:
-            if hashed is not None:
-                hashed.result()
 
-    def writable(self) -> bool:
-        return True
+    def flush(self) -> None:
+        """Do nothing: `_write` flushes once, at the end."""
 
 
 def _misfit(content: dict[str, Any]) -> str | None:
