@@ -1,4 +1,4 @@
-"""What resuming costs: saving against a plain write, starting at a late step, and the size of an adapter's checkpoint.
+"""What resuming costs: saving against a plain write and against training, starting at a late step, an adapter's size.
 
     uv run benchmarks/checkpoint.py [--megabytes 1000]
 
@@ -25,18 +25,20 @@ from transformers import HubertConfig, HubertModel
 from miipher2.config import ROOT, stage_config
 from miipher2.data.prepared import Prepared
 from miipher2.recipes.adapter import AdapterRecipe
+from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.stage import make_batches
 from miipher2.training import checkpoint
 
 
 def main() -> None:
-    """Print the three figures."""
+    """Print the four figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=1000, help="size of the state that is saved (default 1000)")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         measure_save(Path(folder), options.megabytes, options.repeats)
+        measure_share(Path(folder))
         measure_start(options.repeats)
         measure_size(Path(folder))
 
@@ -71,6 +73,35 @@ def measure_save(folder: Path, megabytes: int, repeats: int) -> None:
     print(f"save of {megabytes} MB: {saves:.2f} s, plain write and fsync {writes:.2f} s, ratio {saves / writes:.2f}")
 
 
+def measure_share(folder: Path) -> None:
+    """Compare a save of the vocoder at full size with the updates between two saves, on CUDA where there is some."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = composed_vocoder(folder)
+    recipe = VocoderRecipe.from_config(config, device, ROOT)
+    frames = round(config.data.crop_seconds * 50)
+    waves = torch.randn(config.batch_size, frames * 320) * 0.1
+    batch = {
+        "clean": waves,
+        "degraded": waves,
+        "target": torch.randn(len(waves), frames * config.model.sample_rate_hz // 50) * 0.1,
+    }
+    batch |= {"valid_frames": torch.full((len(waves),), frames), "segment_start": torch.zeros(len(waves), dtype=int)}
+
+    def update() -> None:
+        float(recipe.update(batch, 10**6)["generator/loss"])
+
+    update()
+    one = seconds(update, 3)
+    state = empty() | recipe.state_dict()
+    save = seconds(lambda: checkpoint.save(folder, state, {}).unlink(), 3)
+    interval = config.checkpoint.save_interval
+    size = checkpoint.size_of(state) / 1e6
+    print(
+        f"save of the full-size vocoder on {device}: {size:.0f} MB in {save:.2f} s, an update takes {one:.2f} s, "
+        f"share of training at the default interval of {interval} updates {save / (save + interval * one):.3%}"
+    )
+
+
 def measure_start(repeats: int) -> None:
     """Compare the time to the first batch at step 10 and at step 1,000,000."""
     config = composed("adapter_mini", "loader.num_workers=0")
@@ -88,8 +119,7 @@ def measure_start(repeats: int) -> None:
 def measure_size(folder: Path) -> None:
     """Save the adapter of layer 6 at full size, with its optimizer's state."""
     torch.manual_seed(0)
-    HubertModel(HubertConfig(num_hidden_layers=6)).save_pretrained(folder / "hubert")  # as mHuBERT-147, cut
-    config = composed("adapter_layer_6_mhubert_147", f"model.hubert_model_name={folder / 'hubert'}", "precision=fp32")
+    config = composed("adapter_layer_6_mhubert_147", f"model.hubert_model_name={hubert(folder)}", "precision=fp32")
     recipe = AdapterRecipe.from_config(config, torch.device("cpu"), ROOT)
     wave = torch.randn(1, 6400) * 0.1
     recipe.update({"clean": wave, "degraded": wave + 0.01, "valid_frames": torch.tensor([20])}, 0)
@@ -102,11 +132,24 @@ def empty() -> dict[str, Any]:
     return {entry: types[0]() for entry, types in checkpoint.ENTRIES.items()} | {"format": checkpoint.FORMAT}
 
 
-def composed(name: str, *overrides: str) -> Any:
-    """Return a configuration of the adapter stage."""
+def hubert(folder: Path) -> Path:
+    """Return a folder with an encoder of mHuBERT-147's shape, cut at layer 6."""
+    if not (folder / "hubert").exists():
+        HubertModel(HubertConfig(num_hidden_layers=6)).save_pretrained(folder / "hubert")
+    return folder / "hubert"
+
+
+def composed_vocoder(folder: Path) -> Any:
+    """Return the configuration of the vocoder's pre-training at full size."""
+    name = "hifigan_pretrain_layer_6_mhubert_147"
+    return composed(name, f"model.hubert_model_name={hubert(folder)}", stage="pre_train_vocoder")
+
+
+def composed(name: str, *overrides: str, stage: str = "train_adapter") -> Any:
+    """Return the configuration of a stage."""
     Plugins.instance()
-    with initialize_config_dir(str(ROOT / "configs" / "train_adapter"), version_base="1.3"):
-        return stage_config(compose(name, overrides=list(overrides)), "train_adapter")
+    with initialize_config_dir(str(ROOT / "configs" / stage), version_base="1.3"):
+        return stage_config(compose(name, overrides=list(overrides)), stage)
 
 
 if __name__ == "__main__":

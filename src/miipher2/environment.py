@@ -4,12 +4,12 @@ import logging
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy
 import scipy
-import soundfile
 import torch
 import torchaudio
 import transformers
@@ -66,7 +66,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "torchaudio": str(torchaudio.__version__),
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
-        "libsndfile": soundfile.__libsndfile_version__,
+        "soundfile": version("soundfile"),  # its wheel holds libsndfile
         "transformers": transformers.__version__,
         "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_cuda else "none",
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",

@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from miipher2 import rng
@@ -23,7 +23,8 @@ from miipher2.data.prepared import Prepared
 from miipher2.environment import describe_code, describe_environment, log_to_stdout, start_runtime
 from miipher2.tracking import Tracker, start_wandb
 from miipher2.training import folder as run_folder
-from miipher2.training.checkpoint import check_room, size_of, summary_path, write_durably
+from miipher2.training.checkpoint import check_room, size_of
+from miipher2.training.durable import write_durably
 from miipher2.training.loop import Plan, train
 from miipher2.training.recipe import Batch, Recipe
 from miipher2.training.run import Run
@@ -184,12 +185,14 @@ def resume_command(composed: DictConfig) -> Callable[[str], str]:
 
 
 def _dvc_command(path: str) -> str:
-    """Return the command for DVC, which forgets every -S of the run before: it names them again."""
-    # Not among the code that a stage's result depends on: it is imported when training has stopped.
-    from miipher2.commands.resumable import resume_command
+    """Return the command for DVC, which forgets every -S of the run before: it names them again.
 
-    GlobalHydra.instance().clear()  # the script's, which has done its part; a second cannot compose beside it
-    return resume_command(ROOT, json.loads(summary_path(Path(path)).read_text()), _relative(path))
+    Asked of the command line, since no result depends on the code that finds it.
+    """
+    words = [sys.executable, "-m", "miipher2.cli", "checkpoint", "command", path]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    simple = f"uv run dvc exp run -S checkpoint.resume_from={_relative(path)}"
+    return found.stdout.strip() if found.returncode == 0 else f"{simple} (and the -S values of this run)"
 
 
 def write_results(folder: Path, stage: str, final: dict[str, float], history: Path) -> None:

@@ -11,7 +11,7 @@ from tiny_checkpoints import Command, content_of, write
 COMMANDS = [
     (),
     ("checkpoint",),
-    *(("checkpoint", verb) for verb in ("ls", "show", "verify", "diff", "replay")),
+    *(("checkpoint", verb) for verb in ("ls", "show", "command", "verify", "diff", "replay")),
     ("doctor",),
     ("restore",),
 ]
@@ -35,6 +35,7 @@ def test_every_help_has_an_example_and_lines_that_fit(words: tuple[str, ...], mi
         (("checkpoint", "ls", "--jsn", "x"), "--jsn"),
         (("checkpoint", "ls", "/nowhere"), "/nowhere"),
         (("checkpoint", "show", "/nowhere/checkpoint_1.pt"), "/nowhere/checkpoint_1.pt"),
+        (("checkpoint", "command", "/nowhere/checkpoint_1.pt"), "/nowhere/checkpoint_1.pt"),
         (("checkpoint", "verify", "/nowhere"), "/nowhere"),
         (("checkpoint", "diff", "/nowhere/a.pt", "/nowhere/b.pt"), "/nowhere/a.pt"),
         (("checkpoint", "replay", "/nowhere/a.pt", "/nowhere/b.pt"), "/nowhere/a.pt"),

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from tiny_checkpoints import Command, content_of, write
 
 import miipher2.compose
 import miipher2.config
-from miipher2.commands import doctor
+from miipher2.commands import doctor, resumable
 from miipher2.commands.finding import Finding
 from miipher2.commands.leftovers import head_findings, lock_findings, replaced_findings, temporary_findings
 from miipher2.commands.processes import find_tools, find_trainings, process_findings
@@ -53,7 +54,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def here(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make it the repository of this process."""
-    for module in (miipher2.config, miipher2.compose):
+    for module in (miipher2.config, miipher2.compose, resumable):
         monkeypatch.setattr(module, "ROOT", repository)
     return repository
 
@@ -296,6 +297,16 @@ def test_a_run_by_hand_goes_on_by_hand(repository: Path) -> None:
         "uv run stages/train_adapter.py --config-name=adapter_mini name=mine seed=3 "
         "checkpoint.resume_from=exp/mine/checkpoint_10.pt"
     ]
+
+
+def test_the_command_can_be_asked_for(here: Path, miipher2: Command) -> None:
+    file = make_run(here, "train_adapter", (9, 10), seed=3) / "checkpoint_9.pt"
+    command = "uv run dvc exp run -S train_adapter.seed=3 -S checkpoint.resume_from=exp/adapter_mini/checkpoint_9.pt"
+    (here / "params.yaml").write_text(OmegaConf.to_yaml(compose_params(["train_adapter.seed=3"])))
+    assert miipher2("checkpoint", "command", file).out == f"{command}\n"
+    assert json.loads(miipher2("checkpoint", "command", file, "--json").out) == {"command": command.split()}
+    file.with_suffix(".json").write_text("{")
+    assert "checkpoint_9.json: missing or damaged" in miipher2("checkpoint", "command", file).error
 
 
 def test_configs_that_do_not_compose_cost_no_command(repository: Path) -> None:

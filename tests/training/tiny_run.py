@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from miipher2 import rng
 from miipher2.tracking import Tracker, start_wandb
-from miipher2.training import checkpoint
+from miipher2.training import checkpoint, durable
 from miipher2.training import folder as run_folder
 from miipher2.training.loop import Plan, train
 from miipher2.training.recipe import Batch, Metrics
@@ -151,7 +151,7 @@ class Tiny:
             run.restore(recipe)
         with run_folder.held(self.folder):
             aside = run_folder.set_aside(self.folder, run.parent)
-            checkpoint.write_durably(self.folder / "config.yaml", b"name: tiny\n")
+            durable.write_durably(self.folder / "config.yaml", b"name: tiny\n")
             final = self._train(run, recipe)
             run_folder.publish(self.folder, run_id=run.run_id, publish_last_n=2, weights=recipe.export())
         return Done(run, recipe, final, aside)

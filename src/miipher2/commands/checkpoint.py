@@ -10,6 +10,7 @@ EXAMPLES = """\
 examples:
   miipher2 checkpoint ls exp/adapter_mini
   miipher2 checkpoint show exp/adapter_mini/checkpoint_100.pt
+  miipher2 checkpoint command exp/adapter_mini/checkpoint_100.pt
   miipher2 checkpoint verify exp
   miipher2 checkpoint diff exp/a/checkpoint_1k.pt exp/b/checkpoint_1k.pt
   miipher2 checkpoint replay exp/a/checkpoint_1k.pt exp/a/checkpoint_2k.pt
@@ -37,6 +38,14 @@ examples:
   miipher2 checkpoint show exp/adapter_mini/checkpoint_100.pt
   miipher2 checkpoint show exp/hifigan_ft_mini/published
   miipher2 checkpoint show --json exp/adapter_mini/published/final.safetensors | jq .code.commit
+"""
+COMMAND = """\
+Print the command that goes on from a checkpoint with the configuration that it was made with, every override included:
+for DVC where params.yaml has a stage of that name, else for the stage's script.
+
+example:
+  $ miipher2 checkpoint command exp/adapter_mini/checkpoint_100.pt
+  uv run dvc exp run -S train_adapter.seed=1 -S checkpoint.resume_from=exp/adapter_mini/checkpoint_100.pt
 """
 VERIFY = """\
 Check that checkpoints and weights are whole: the digest in the JSON, loading without pickle, the entries that a run
@@ -82,7 +91,7 @@ def add_parser(commands: Any) -> None:
     """Add `checkpoint` and its verbs to the command line."""
     parser = commands.add_parser(
         "checkpoint",
-        help="list, show, verify, compare and replay checkpoints",
+        help="list, show, verify, compare and replay checkpoints, and how to go on from one",
         description="Look at checkpoints; nothing is changed.",
         epilog=EXAMPLES,
     )
@@ -90,6 +99,7 @@ def add_parser(commands: Any) -> None:
     file, folder = {"metavar": "FILE"}, {"metavar": "DIR"}
     _add(verbs, "ls", "listing", "list checkpoints", LS, folder=folder)
     _add(verbs, "show", "provenance", "show where a checkpoint or published weights come from", SHOW, file=file)
+    _add(verbs, "command", "resumable", "print the command that goes on from a checkpoint", COMMAND, file=file)
     _add(verbs, "verify", "verify", "check that files are whole", VERIFY, path={"metavar": "FILE|DIR"})
     _add(verbs, "diff", "difference", "compare two checkpoints", DIFF, a={"metavar": "A"}, b={"metavar": "B"})
     ends = {"start": {"metavar": "FROM"}, "end": {"metavar": "TO"}}

@@ -1,9 +1,11 @@
-"""Runs that were cut off: live checkpoints newer than what is published, and the exact command that goes on."""
+"""`miipher2 checkpoint command`, and runs that were cut off: the exact command that goes on from a checkpoint."""
 
+import argparse
 import fcntl
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,26 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miipher2.commands.finding import Finding
 from miipher2.commands.listing import summary_of
+from miipher2.config import ROOT
 from miipher2.schema import TRAINING_STAGES
 from miipher2.training.drift import flatten
 
 # Made from the rest when it is composed.
 DERIVED = ("checkpoint", "resume", "resume_param", "encoder_folder", "configs_digest")
 NOT_REPEATED = "checkpoint.resume_from"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the command that goes on from one checkpoint."""
+    if not options.file.is_file():
+        raise FileNotFoundError(f"{options.file}: no such file")
+    known = summary_of(options.file)
+    if not known:
+        raise ValueError(f"{options.file.with_suffix('.json')}: missing or damaged; it says how the run was configured")
+    file = options.file.resolve()
+    command = resume_command(ROOT, known, str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file))
+    sys.stdout.write((json.dumps({"command": shlex.split(command)}) if options.json else command) + "\n")
+    return 0
 
 
 def checkpoint_findings(root: Path) -> Iterator[Finding]:

@@ -3,19 +3,19 @@
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
 import shutil
 import struct
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from threading import Event
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+
+from miipher2.training.durable import sync_folder, write_durably, write_hashed
 
 FORMAT = 1
 ENTRIES: dict[str, tuple[type, ...]] = {
@@ -86,7 +86,7 @@ def save(folder: Path, content: dict[str, Any], summary: dict[str, Any]) -> Path
         raise FileExistsError(f"{path}: there already, and a checkpoint is never written over; move it away")
     check_room(folder, size_of(content))
     try:
-        digest = _write(temporary, content)
+        digest = write_hashed(temporary, partial(torch.save, content))
         described = {**summary, "sha256": digest, "bytes": temporary.stat().st_size}
         write_durably(summary_path(path), json.dumps(described, indent=2).encode() + b"\n")
         temporary.replace(path)
@@ -178,88 +178,6 @@ def size_of(content: Any) -> int:
     # By type and not by isinstance: NumPy's float64 and torch's version are subclasses, and refused.
     assert type(content) in (str, int, float, bool, type(None)), f"{type(content)} in a checkpoint"
     return len(content) if isinstance(content, str) else 16
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file in one step: temporary file in the same folder, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, content: dict[str, Any]) -> str:
-    """Write a checkpoint's content, durable when this returns, and return its sha256.
-
-    Two threads follow the file as it grows: one hashes what the system has of it, one hands it to the disk. So a save
-    takes the time of its slowest part, not of all.
-    """
-    ended = Event()
-    with path.open("wb") as raw, path.open("rb", buffering=0) as written, ThreadPoolExecutor(2) as threads:
-        file = _RememberingFile(raw)
-        try:
-            digest = threads.submit(_hash_while, written, ended)
-            syncing = threads.submit(_sync_while, raw.fileno(), ended)
-            torch.save(content, file)  # type: ignore[arg-type]
-            raw.flush()
-        except RuntimeError:  # what torch makes of a write that failed, for whatever reason
-            raise file.failure or AssertionError("torch.save failed, and no write did") from None
-        finally:
-            ended.set()
-        syncing.result()  # the system reports a failure to write once, to whoever synchronises first
-        os.fsync(raw.fileno())
-        return digest.result()
-
-
-def _hash_while(written: BinaryIO, ended: Event) -> str:
-    """Return the sha256 of a file that grows until `ended`."""
-    digest, buffer = hashlib.sha256(), bytearray(2**22)
-    while True:
-        is_last = ended.is_set()  # looked at before reading: what is written later sets it later
-        while count := written.readinto(buffer):  # type: ignore[attr-defined]
-            digest.update(memoryview(buffer)[:count])
-        if is_last:
-            return digest.hexdigest()
-        ended.wait(0.002)
-
-
-def _sync_while(descriptor: int, ended: Event) -> None:
-    synchronise = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
-    while not ended.wait(0.05):
-        synchronise(descriptor)
-
-
-class _RememberingFile:
-    """Passes writes on, and keeps the error of one that failed, which torch hides."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.failure: BaseException | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except BaseException as error:
-            self.failure = error
-            raise
-
-    def flush(self) -> None:
-        """Do nothing: `_write` flushes once, at the end."""
 
 
 def _misfit(content: dict[str, Any]) -> str | None:
