@@ -1,7 +1,7 @@
 """Scan a folder of speech into a manifest, split it, and prepare noises and room responses.
 
-uv run stages/prepare_data.py                                            the embedded speech
-uv run stages/prepare_data.py --config-name=folder source=/corpora/mine  any folder
+uv run stages/prepare_data.py                                                   the embedded speech
+uv run stages/prepare_data.py --config-name=libritts_r source=/corpora/LibriTTS_R  a corpus, see configs/data/
 """
 
 import sys
@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from miipher2.config import ROOT, stage_config
+from miipher2.data.corpora import corpora_of
 from miipher2.data.prepare import prepare
 
 
@@ -24,12 +25,15 @@ def main(composed: DictConfig) -> None:
         key: None if config[key] is None else ROOT / config[key] for key in ("held_out", "noise_folder", "rooms_folder")
     }
     report = prepare(
-        ROOT / config.source,
+        corpora_of(config, ROOT),
         ROOT / config.prepared,
         root=ROOT,
         seed=config.seed,
         noise_files=config.noise_files,
         rooms=config.rooms,
+        as_published=config.splits == "published",
+        by_speaker_from=config.by_speaker_from,
+        on_bad_file=config.on_bad_file,
         **folders,
     )
     for name, value in report.items():

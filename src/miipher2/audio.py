@@ -1,12 +1,13 @@
-"""Sound files and sound values: the only file that reads, writes, resamples or codes audio."""
+"""Sound files and sound values: the only file that reads, writes or resamples audio."""
 
 import io
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -18,9 +19,14 @@ from torchaudio.transforms import Resample
 SOUND_SUFFIXES = frozenset(
     (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".m4a", ".aac", ".wma", ".sph")
 )
-CODECS = ("mp3", "vorbis", "opus", "a_law", "mu_law", "gsm", "adpcm")
-# Codecs whose bit rate can be asked for; the others have one.
-RATED_CODECS = ("mp3", "vorbis", "opus")
+
+
+@runtime_checkable
+class Part(Protocol):
+    """A part of a file that can be opened as if it were one, such as a member of a tar; `str` names it."""
+
+    def open(self) -> io.BufferedReader:
+        """Open it for reading."""
 
 
 class AudioError(ValueError):
@@ -37,7 +43,7 @@ class AudioInfo:
     channels: int
 
 
-def info(path: Path | str) -> AudioInfo:
+def info(path: Path | Part | str) -> AudioInfo:
     """Return length, rate and channels of a sound file without decoding it.
 
     Raises:
@@ -48,7 +54,7 @@ def info(path: Path | str) -> AudioInfo:
 
 
 def read(
-    path: Path | str, start_samples: int = 0, samples: int | None = None
+    path: Path | Part | str, start_samples: int = 0, samples: int | None = None
 ) -> tuple[Float32[np.ndarray, "time"], int]:
     """Return a sound file's values, its channels averaged to one, and its sample rate in Hz.
 
@@ -69,10 +75,24 @@ def read(
         rate_hz = int(file.samplerate)
     if len(channels) != wanted:
         raise AudioError(f"{path}: ends after {start_samples + len(channels)} values; its header promises more")
-    wave = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(wave).all():
-        raise AudioError(f"{path}: holds values that are not finite (NaN or infinity); they should lie in [-1, 1]")
-    return np.ascontiguousarray(wave), rate_hz
+    return _mean_channel(path, channels), rate_hz
+
+
+def blocks(path: Path | Part | str, samples: int) -> Iterator[Float32[np.ndarray, "time"]]:
+    """Yield a sound file's values as `read` returns them, so many at a time: memory does not grow with its length.
+
+    Raises:
+        AudioError: as `read`.
+    """
+    with _opened(path) as file:
+        left = file.frames
+        while left > 0:
+            channels = file.read(min(samples, left), dtype="float32", always_2d=True)
+            if len(channels) != min(samples, left):
+                done = file.frames - left + len(channels)
+                raise AudioError(f"{path}: ends after {done} values; its header promises more")
+            left -= len(channels)
+            yield _mean_channel(path, channels)
 
 
 def write(
@@ -99,7 +119,7 @@ def write(
     if sound_format not in soundfile.available_formats():
         raise AudioError(f"{path}: cannot write sound with the suffix '{path.suffix}'; use .wav or .flac, say")
     try:
-        encoded = _encode(wave.T, sample_rate_hz, sound_format, subtype)
+        encoded = encode(wave.T, sample_rate_hz, sound_format, subtype)
     except (soundfile.LibsndfileError, ValueError) as error:
         raise AudioError(
             f"{path}: cannot be written at {sample_rate_hz} Hz as {subtype or 'default'}: {error}"
@@ -124,48 +144,21 @@ def resample(wave: Float32[np.ndarray, "time"], from_hz: int, to_hz: int) -> Flo
     return np.ascontiguousarray(resampled.numpy()[:length])
 
 
-def through_codec(
-    wave: Float32[np.ndarray, "time"], sample_rate_hz: int, codec: str, bit_rate_kbps: int | float | None = None
-) -> Float32[np.ndarray, "time"]:
-    """Return `wave` coded and decoded again in memory: as long as before, aligned with it, a new array.
-
-    A-law, mu-law and GSM 6.10 are telephone codecs and run at 8 kHz whatever the rate; Opus runs at 48 kHz where it
-    does not know the rate, and there its output may lead by two values. ADPCM is IMA's.
-
-    Args:
-        wave: values in [-1, 1]; what lies outside is clipped, as a codec does.
-        codec: one of `CODECS`.
-        bit_rate_kbps: for MP3, Vorbis and Opus; the nearest that the codec has is taken. Vorbis has a quality instead,
-            chosen by its usual rate for speech. The other codecs ignore it.
-    """
-    if codec not in CODECS:
-        raise AudioError(f"codec '{codec}' is not known; it should be one of {', '.join(CODECS)}")
-    if codec in RATED_CODECS and bit_rate_kbps is None:
-        raise AudioError(f"codec '{codec}' needs a bit rate in kbit/s")
-    if not np.isfinite(wave).all():
-        raise AudioError(f"the wave for codec '{codec}' holds values that are not finite; they should lie in [-1, 1]")
-    rate_hz = _codec_rate_hz(codec, sample_rate_hz)
-    coded = resample(np.clip(wave, -1.0, 1.0), sample_rate_hz, rate_hz)
-    if len(coded) == 0:
-        return np.zeros_like(wave)
-    decoded = _decode(_CODERS[codec](coded, rate_hz, bit_rate_kbps or 0.0))
-    if codec == "mp3" and len(decoded) > len(coded):
-        # Where a frame has room for LAME's tag, libsndfile drops the delay itself and the length is exact; otherwise
-        # the encoder's 576 values and the decoder's 529 are left in front (measured with libsndfile 1.2.2).
-        decoded = decoded[576 + 529 :]
-    decoded = np.pad(decoded[: len(coded)], (0, max(0, len(coded) - len(decoded))))
-    back = resample(decoded, rate_hz, sample_rate_hz)[: len(wave)]
-    return np.pad(back, (0, len(wave) - len(back)))
-
-
 @contextmanager
-def _opened(path: Path | str) -> Iterator[soundfile.SoundFile]:
+def _opened(path: Path | Part | str) -> Iterator[soundfile.SoundFile]:
     """Open a sound file that holds audio."""
-    if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise AudioError(f"{path}: {what}; it should be a sound file")
+    if isinstance(path, Path | str):
+        if not Path(path).is_file():
+            what = "is a folder" if Path(path).is_dir() else "does not exist"
+            raise AudioError(f"{path}: {what}; it should be a sound file")
+        whole_or_part: Any = nullcontext(path)
+    else:
+        try:
+            whole_or_part = path.open()
+        except OSError as error:
+            raise AudioError(f"{path}: cannot be opened ({error}); it should be a part of a file") from error
     try:
-        with soundfile.SoundFile(path) as file:
+        with whole_or_part as opened, soundfile.SoundFile(opened) as file:
             if file.frames < 1:
                 raise AudioError(f"{path}: holds no audio (zero length); it should hold at least one value")
             yield file
@@ -173,10 +166,19 @@ def _opened(path: Path | str) -> Iterator[soundfile.SoundFile]:
         raise AudioError(f"{path}: cannot be read as sound ({error}); it should be WAV, FLAC, OGG or MP3") from error
 
 
-def _encode(
+def _mean_channel(
+    path: Path | Part | str, channels: Float32[np.ndarray, "time channel"]
+) -> Float32[np.ndarray, "time"]:
+    wave = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(wave).all():
+        raise AudioError(f"{path}: holds values that are not finite (NaN or infinity); they should lie in [-1, 1]")
+    return np.ascontiguousarray(wave)
+
+
+def encode(
     values: np.ndarray, rate_hz: int, sound_format: str, subtype: str | None, compression_level: float | None = None
 ) -> bytes:
-    """Return `values`, [time] or [time channel], as the bytes of a sound file."""
+    """Return `values`, [time] or [time channel], as the bytes of a sound file; equal input gives equal bytes in WAV."""
     file = io.BytesIO()
     mode = "CONSTANT" if sound_format == "MP3" and compression_level is not None else None
     soundfile.write(
@@ -190,7 +192,8 @@ def _encode(
     return bytes(encoded)
 
 
-def _decode(encoded: bytes) -> Float32[np.ndarray, "time"]:
+def decode(encoded: bytes) -> Float32[np.ndarray, "time"]:
+    """Return the values of a sound file's bytes, of one channel."""
     return soundfile.read(io.BytesIO(encoded), dtype="float32")[0]
 
 
@@ -215,38 +218,3 @@ def _write_whole(path: Path, content: bytes) -> None:
 def _resampler(from_hz: int, to_hz: int) -> Resample:
     # The sharp Kaiser window of torchaudio's resampling tutorial ("kaiser_best"): aliases below -100 dB.
     return Resample(from_hz, to_hz, "sinc_interp_kaiser", 64, 0.9475937167399596, 14.769656459379492)
-
-
-def _codec_rate_hz(codec: str, sample_rate_hz: int) -> int:
-    if codec in ("a_law", "mu_law", "gsm"):
-        return 8000
-    if codec == "opus" and sample_rate_hz not in (8000, 12000, 16000, 24000, 48000):
-        return 48000
-    return sample_rate_hz
-
-
-def _mp3(wave: np.ndarray, rate_hz: int, kbps: int | float) -> bytes:
-    # libsndfile spreads its compression level linearly over the rates of the MPEG version that the sample rate implies.
-    low, high = (32, 320) if rate_hz >= 32000 else (8, 160) if rate_hz >= 16000 else (8, 64)
-    level = (high - kbps) / (high - low)
-    return _encode(wave, rate_hz, "MP3", "MPEG_LAYER_III", min(max(level, 0.0), 0.99))  # it refuses 1.0
-
-
-def _vorbis(wave: np.ndarray, rate_hz: int, kbps: int | float) -> bytes:
-    # Speech at 16 kHz came out at 32 kbit/s with quality 0 and at 84 with quality 1, the pages' headers not counted.
-    quality = (kbps * 16000 / rate_hz - 32) / (84 - 32)
-    return _encode(wave, rate_hz, "OGG", "VORBIS", 1.0 - min(max(quality, 0.0), 1.0))
-
-
-def _opus(wave: np.ndarray, rate_hz: int, kbps: int | float) -> bytes:
-    level = (256 - kbps) / (256 - 6)  # libsndfile: 6 to 256 kbit/s a channel, linear
-    return _encode(wave, rate_hz, "OGG", "OPUS", min(max(level, 0.0), 1.0))
-
-
-def _wav(subtype: str) -> Callable[[np.ndarray, int, int | float], bytes]:
-    return lambda wave, rate_hz, _kbps: _encode(wave, rate_hz, "WAV", subtype)
-
-
-_RATED = {"mp3": _mp3, "vorbis": _vorbis, "opus": _opus}
-_FIXED = {"a_law": _wav("ALAW"), "mu_law": _wav("ULAW"), "gsm": _wav("GSM610"), "adpcm": _wav("IMA_ADPCM")}
-_CODERS: dict[str, Callable[[np.ndarray, int, int | float], bytes]] = {**_RATED, **_FIXED}

@@ -52,6 +52,10 @@ def check_values(config: DictConfig) -> None:
         "optim.scheduler.name": ("constant", "cosine", "exponential"),
         "optim_discriminator.scheduler.name": ("constant", "cosine", "exponential"),
         "split": ("train", "valid", "test"),
+        "splits": ("published", "rule"),
+        "on_bad_file": ("error", "skip"),
+        "data.on_bad_file": ("error", "skip"),
+        "degradation.order": ("chain", "random"),
     }
     for key, allowed in choices.items():
         value = OmegaConf.select(config, key)

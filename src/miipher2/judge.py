@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from miipher2 import audio
 from miipher2.config import ROOT
 from miipher2.data.pairs import Pair, pairs
-from miipher2.data.pools import RATE_HZ, Pools
+from miipher2.data.pools import RATE_HZ
 from miipher2.data.prepared import Prepared
 from miipher2.evaluate import Evaluation, Features, Item, evaluate
 from miipher2.report import Example, write_report
@@ -34,7 +34,7 @@ def judge(config: DictConfig) -> None:
         pair.name: pair
         for pair in pairs(
             data.speech.select(config.split),
-            Pools(data.noises.select("test"), data.rooms.select("test"), ROOT),
+            data.pools(ROOT, "test"),
             OmegaConf.to_container(config.degradation),
             root=ROOT,
             seed=config.seed,

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from miipher2.schema_data import DataConfig, DegradationConfig, LoaderConfig, PrepareDataConfig
+
 
 @dataclass
 class SchedulerConfig:
@@ -54,60 +56,6 @@ class VocoderModelConfig(EncoderConfig):
     sample_rate_hz: int = MISSING
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-
-
-@dataclass
-class DataConfig:
-    prepared: str = MISSING  # the folder that the stage prepare_data fills
-    crop_seconds: float = MISSING
-    level_db: list[float] = MISSING  # of the active speech, in dB of full scale
-    segment_frames: int | None = None
-
-
-@dataclass
-class RoomConfig:
-    probability: float = 0.0
-
-
-@dataclass
-class NoiseConfig:
-    probability: float = 0.0
-    snr_db: list[float] = field(default_factory=lambda: [5.0, 30.0])
-
-
-@dataclass
-class BandLimitConfig:
-    probability: float = 0.0
-    cutoff_hz: list[float] = field(default_factory=lambda: [2000.0, 7000.0])
-
-
-@dataclass
-class ClippingConfig:
-    probability: float = 0.0
-    threshold: list[float] = field(default_factory=lambda: [0.1, 0.5])
-
-
-@dataclass
-class CodecConfig:
-    probability: float = 0.0
-    kinds: list[str] = field(default_factory=lambda: ["mp3", "vorbis", "opus"])
-    bit_rate_kbps: list[float] = field(default_factory=lambda: [16.0, 64.0])  # of MP3, Vorbis and Opus
-
-
-@dataclass
-class DegradationConfig:
-    room: RoomConfig = field(default_factory=RoomConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
-    band_limit: BandLimitConfig = field(default_factory=BandLimitConfig)
-    clipping: ClippingConfig = field(default_factory=ClippingConfig)
-    codec: CodecConfig = field(default_factory=CodecConfig)
-
-
-@dataclass
-class LoaderConfig:
-    num_workers: int = MISSING
-    prefetch: int = MISSING  # batches that each worker prepares ahead
-    cache_mb: int = MISSING  # decoded files that each worker keeps
 
 
 @dataclass
@@ -217,18 +165,6 @@ class SslConfig(TrainingConfig):
     export_to: str = MISSING  # the folder that gets the encoder, as transformers reads it
     model: SslModelConfig = field(default_factory=SslModelConfig)
     loss: SslLossConfig = field(default_factory=SslLossConfig)
-
-
-@dataclass
-class PrepareDataConfig:
-    source: str = MISSING
-    prepared: str = MISSING
-    seed: int = MISSING
-    held_out: str | None = None
-    noise_folder: str | None = None
-    rooms_folder: str | None = None
-    noise_files: int = MISSING
-    rooms: int = MISSING
 
 
 @dataclass

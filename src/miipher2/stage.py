@@ -18,7 +18,6 @@ from miipher2 import rng
 from miipher2.config import ROOT, find_checkpoint, stage_config
 from miipher2.data.examples import Examples
 from miipher2.data.loader import steps_loader
-from miipher2.data.pools import Pools
 from miipher2.data.prepared import Prepared
 from miipher2.environment import describe_code, describe_environment, log_to_stdout, start_runtime
 from miipher2.tracking import Tracker, start_wandb
@@ -134,7 +133,7 @@ def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int
     """Return the training batches as a function of the steps [from, to), and the fixed validation batches."""
     make = partial(
         Examples,
-        pools=Pools(data.noises.select("train"), data.rooms.select("train"), ROOT),
+        pools=data.pools(ROOT, "train"),
         degradation=OmegaConf.to_container(config.degradation),
         root=ROOT,
         seed=config.seed,
@@ -143,6 +142,8 @@ def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int
         sample_rate_hz=OmegaConf.select(config, "model.sample_rate_hz") or 16_000,
         level_db=tuple(config.data.level_db),
         segment_frames=config.data.segment_frames,
+        weights=data.weights,
+        on_bad_file=config.data.on_bad_file,
         cache_mb=config.loader.cache_mb,
     )
     training = make(data.speech.select("train"))

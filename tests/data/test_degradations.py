@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from synthetic_voices import voice
 
-from miipher2 import audio
+from miipher2 import audio, codecs
 from miipher2.data.degradations import Degradation, apply, draw
-from miipher2.data.kinds import KINDS, BandLimit, Clipping, Codec, Noise, Room
+from miipher2.data.kinds.additive import Noise
+from miipher2.data.kinds.channel import Clipping, Codec
+from miipher2.data.kinds.filters import BandLimit, Room
 from miipher2.data.levels import active
 from miipher2.data.manifest import Manifest, Utterance
 from miipher2.data.pools import Pools
@@ -22,8 +24,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "noise": {"probability": 0.9, "snr_db": [5, 30]},
     "band_limit": {"probability": 0.3, "cutoff_hz": [2000, 7000]},
     "clipping": {"probability": 0.2, "threshold": [0.1, 0.5]},
-    "codec": {"probability": 0.3, "kinds": list(audio.CODECS), "bit_rate_kbps": [16, 64]},
+    "codec": {"probability": 0.3, "kinds": list(codecs.CODECS), "bit_rate_kbps": [16, 64]},
 }
+BABBLE = {"probability": 1.0, "snr_db": [5, 30]}
 ALWAYS = {name: {**values, "probability": 1} for name, values in SETTINGS.items()}
 
 
@@ -46,7 +49,7 @@ def test_every_kind_happens_as_often_as_asked(pools: Pools) -> None:
     for name, values in SETTINGS.items():
         share = np.mean([name in each for each in drawn])
         assert abs(share - values["probability"]) < 0.05, name  # four standard deviations
-    assert {each["codec"]["codec"] for each in drawn if "codec" in each} == set(audio.CODECS)
+    assert {each["codec"]["codec"] for each in drawn if "codec" in each} == set(codecs.CODECS)
     assert all(5 <= each["noise"]["snr_db"] <= 30 for each in drawn if "noise" in each)
 
 
@@ -138,8 +141,8 @@ def test_clipping_is_relative_to_the_peak(pools: Pools) -> None:
 
 def test_codec_of_the_chain_is_aligned(pools: Pools) -> None:
     wave = voice(0.5)
-    for codec in audio.CODECS:
-        coded = Codec(codec, 32.0 if codec in audio.RATED_CODECS else None).apply(wave, pools)
+    for codec in codecs.CODECS:
+        coded = Codec(codec, 32.0 if codec in codecs.RATED_CODECS else None).apply(wave, pools)
         shifts = {shift: float(np.dot(wave, np.roll(coded, -shift))) for shift in range(-1500, 1501)}
         assert abs(max(shifts, key=lambda shift: shifts[shift])) <= 1, codec
 
@@ -166,10 +169,10 @@ def test_wrong_settings_are_named(pools: Pools, settings: dict, named: str) -> N
 
 def test_empty_pools_are_named(root: Path) -> None:
     nothing = Pools(Manifest.from_utterances([]), Manifest.from_utterances([]), root)
-    for name in ("room", "noise"):
-        with pytest.raises(ValueError, match=f"pool of {name}s is empty"):
-            draw(stream(0, "x"), {name: ALWAYS[name]}, nothing, 8000)
-    assert len(KINDS) == len(SETTINGS)
+    for name, settings in (("room", ALWAYS["room"]), ("noise", ALWAYS["noise"]), ("babble", BABBLE)):
+        with pytest.raises(ValueError, match=f"degradation.{name}: the pool of .* is empty"):
+            draw(stream(0, "x"), {name: settings}, nothing, 8000)
+        draw(stream(0, "x"), {name: {**settings, "probability": 0.0}}, nothing, 8000)
 
 
 def test_noise_of_any_length_and_rate_fills_the_speech(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_ranks_together_are_the_global_batch(examples: Examples, world_size:
 def test_batches_do_not_hang_on_the_number_of_threads(examples: Examples) -> None:
     threads = torch.get_num_threads()
     before = batches(examples)
-    examples._decoded._values.clear()  # so that files are resampled again
+    examples._decoder._whole._values.clear()  # so that files are resampled again
     try:
         torch.set_num_threads(3)
         assert_same(batches(examples), before)
@@ -100,7 +100,7 @@ def test_a_batch_has_the_shapes_promised(examples: Examples) -> None:
 
 
 def test_a_file_that_fails_in_a_worker_is_named(examples: Examples) -> None:
-    examples._root = Path("/nowhere")
+    examples._decoder._root = Path("/nowhere")
     with pytest.raises(ValueError, match=r"/nowhere/data/speech.*does not exist"):
         batches(examples, workers=1)
 

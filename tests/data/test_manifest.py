@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scanning import scan
 
 from miipher2 import audio
 from miipher2.data.manifest import SPLITS, Manifest
@@ -26,28 +27,27 @@ def test_written_manifest_reads_back(root: Path, tmp_path: Path) -> None:
 
 
 def test_splits_are_apart_and_together_everything(root: Path) -> None:
-    manifest, unreadable = Manifest.scan(root / "data/speech", root)
+    manifest = scan(root / "data/speech", root)
     parts = [rows(manifest.select(split)) for split in SPLITS]
     assert all(parts)
-    assert not unreadable
     assert sorted(row.sha256 for part in parts for row in part) == [row.sha256 for row in rows(manifest)]
     with pytest.raises(ValueError, match="'dev'"):
         manifest.select("dev")
 
 
 def test_rows_name_language_and_speaker_by_folder(root: Path) -> None:
-    manifest, _ = Manifest.scan(root / "data/speech", root)
+    manifest = scan(root / "data/speech", root)
     assert {(row.language, row.speaker) for row in rows(manifest)} == {("en", "en"), ("fr", "fr/alice")}
     assert all(row.path.startswith("data/speech/") for row in rows(manifest))
 
 
 def test_manifest_of_moved_and_renamed_files_is_the_same_but_for_paths(root: Path, tmp_path: Path) -> None:
-    before, _ = Manifest.scan(root / "data/speech", root)
+    before = scan(root / "data/speech", root)
     for path in (root / "data/speech").rglob("*.flac"):
         target = tmp_path / "b" / path.parent.relative_to(root / "data/speech") / f"{99 - int(path.stem)}.flac"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    after, _ = Manifest.scan(tmp_path / "b", root)
+    after = scan(tmp_path / "b", root)
     assert [dataclasses.replace(row, path="") for row in rows(after)] == [
         dataclasses.replace(row, path="") for row in rows(before)
     ]
@@ -56,7 +56,8 @@ def test_manifest_of_moved_and_renamed_files_is_the_same_but_for_paths(root: Pat
 
 
 @pytest.mark.parametrize(
-    "change", [{"sha256": "0" * 64}, {"split": "valid"}, {"speaker": "x"}, {"language": "x"}, {"seconds": 9.0}]
+    "change",
+    [{"sha256": "0" * 64}, {"split": "valid"}, {"speaker": "x"}, {"language": "x"}, {"seconds": 9.0}, {"corpus": "x"}],
 )
 def test_digest_sees_what_can_alter_training(root: Path, change: dict) -> None:
     train = rows(Manifest.read(root / "data/prepared/manifest.parquet").select("train"))
@@ -69,9 +70,9 @@ def test_one_more_file_moves_no_other_to_another_split(tmp_path: Path) -> None:
     for index in range(60):
         wave = stream(index, "x").uniform(-0.1, 0.1, 50).astype(np.float32)
         audio.write(tmp_path / f"{index}.wav", wave, 16000)
-    whole = {row.sha256: row.split for row in rows(Manifest.scan(tmp_path, tmp_path)[0])}
+    whole = {row.sha256: row.split for row in rows(scan(tmp_path, tmp_path))}
     (tmp_path / "7.wav").unlink()
-    fewer = {row.sha256: row.split for row in rows(Manifest.scan(tmp_path, tmp_path)[0])}
+    fewer = {row.sha256: row.split for row in rows(scan(tmp_path, tmp_path))}
     assert set(whole.values()) == set(SPLITS)
     assert fewer.items() <= whole.items()
 
@@ -83,4 +84,4 @@ def test_missing_and_foreign_manifests_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bad\.parquet"):
         Manifest.read(tmp_path / "bad.parquet")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        Manifest.scan(tmp_path / "nowhere", tmp_path)
+        scan(tmp_path / "nowhere", tmp_path)

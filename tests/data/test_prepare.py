@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import soundfile
 from synthetic_voices import voice
 
 from miipher2 import audio
+from miipher2.data import rooms
 from miipher2.data.manifest import Manifest
 from miipher2.data.prepare import prepare
+from miipher2.rng import stream
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -40,10 +43,10 @@ def test_preparing_again_gives_the_same_bytes(root: Path, tmp_path: Path) -> Non
 
 
 def test_responses_begin_with_their_direct_path(root: Path) -> None:
-    rooms = Manifest.read(root / "data/prepared/rooms.parquet")
-    assert len(rooms) == 6
-    for index in range(len(rooms)):
-        wave, rate_hz = audio.read(root / rooms.row(index).path)
+    pool = Manifest.read(root / "data/prepared/rooms.parquet")
+    assert len(pool) == 6
+    for index in range(len(pool)):
+        wave, rate_hz = audio.read(root / pool.row(index).path)
         assert rate_hz == 16000
         assert wave[0] == 1.0
         assert 0.02 < len(wave) / rate_hz < 1.5
@@ -71,7 +74,7 @@ def test_report_lists_what_is_odd_and_drops_nothing_silently(tmp_path: Path) -> 
     soundfile.write(source / "en/zero.wav", np.zeros(0, np.float32), 16000)
     soundfile.write(source / "en/nan.wav", np.full(9, np.nan, np.float32), 16000, "FLOAT")
     (source / "readme.txt").write_text("no sound")
-    report = prepare(source, tmp_path / "prepared", root=tmp_path, seed=0, noise_files=2, rooms=1)
+    report = prepare(source, tmp_path / "prepared", root=tmp_path, seed=0, noise_files=2, rooms=1, on_bad_file="skip")
     assert report == json.loads((tmp_path / "prepared/report.json").read_text())
     assert report["clipped"] == ["speech/en/clipped.wav"]
     assert report["silent"] == ["speech/en/silent.wav"]
@@ -138,3 +141,26 @@ def test_sources_without_speech_are_refused_and_leave_the_earlier_folder(tmp_pat
         with pytest.raises(error, match=rf"{name}: .*{reason}"):
             prepare(tmp_path / name, prepared, root=tmp_path, seed=0)
     assert tree(prepared) == before
+
+
+def test_reverberation_times_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the slope of the energy that remains (Schroeder 1965), between 5 and 25 dB down."""
+    asked, sabine = [], rooms.acoustics.inverse_sabine
+
+    def noted(seconds: float, sides: np.ndarray) -> Any:
+        absorption = sabine(seconds, sides)
+        asked.append(seconds)
+        return absorption
+
+    monkeypatch.setattr(rooms.acoustics, "inverse_sabine", noted)
+    ratios = []
+    for index in range(12):
+        response = rooms.simulate(stream(0, "rt60", index)).astype(np.float64)
+        remaining_db = 10 * np.log10(np.cumsum(response[::-1] ** 2)[::-1] / np.sum(response**2))
+        inside = np.flatnonzero((remaining_db < -5) & (remaining_db > -25))
+        slope_db = np.polyfit(inside / rooms.RATE_HZ, remaining_db[inside], 1)[0]
+        assert 0.2 <= asked[-1] <= 0.5
+        ratios.append(-60 / slope_db / asked[-1])
+    # Sabine's formula, which the walls' absorption is chosen by, is for a diffuse field; a small shoe box is none.
+    assert 0.9 < np.median(ratios) < 1.3, ratios
+    assert all(0.5 < ratio < 2.0 for ratio in ratios), ratios

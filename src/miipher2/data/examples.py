@@ -1,8 +1,9 @@
 """Examples: what is trained on, each a function of (seed, step, slot) and of nothing else."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,28 +12,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from miipher2 import audio
+from miipher2.data.decoded import CLEAN_RATE_HZ, FRAMES_PER_SECOND, Crop, Decoder
 from miipher2.data.degradations import apply, draw
-from miipher2.data.levels import active_level_db
 from miipher2.data.manifest import Manifest
-from miipher2.data.pools import Pools, Recent
-from miipher2.data.survey import file_digest
+from miipher2.data.order import Order
+from miipher2.data.pools import Pools
 from miipher2.rng import stream
 
-CLEAN_RATE_HZ = 16000
-FRAMES_PER_SECOND = 50
+log = logging.getLogger(__name__)
+
 # Clean speech stays below full scale, whatever level is drawn.
 HIGHEST_PEAK = 0.99
 
 Wave = Float32[np.ndarray, "time"]
-
-
-class Decoded(NamedTuple):
-    """A whole utterance at both rates (the same array if they are equal), its level and its highest value."""
-
-    clean: Wave
-    target: Wave
-    level_db: float
-    peak: float
 
 
 class Examples(Dataset[dict[str, Tensor]]):
@@ -45,7 +37,7 @@ class Examples(Dataset[dict[str, Tensor]]):
         self,
         manifest: Manifest,
         pools: Pools | None,
-        degradation: Mapping[str, Mapping[str, Any]] | None,
+        degradation: Mapping[str, Any] | None,
         *,
         root: Path,
         seed: int,
@@ -55,6 +47,8 @@ class Examples(Dataset[dict[str, Tensor]]):
         level_db: Sequence[int | float],
         segment_frames: int | None = None,
         stream_name: str = "example",
+        weights: Mapping[str, float] | None = None,
+        on_bad_file: str = "error",
         cache_mb: int | float = 256.0,
     ) -> None:
         """Check everything that can be checked without opening a sound file.
@@ -70,6 +64,9 @@ class Examples(Dataset[dict[str, Tensor]]):
                 that would lift the utterance's peak over full scale is lowered to what does not.
             segment_frames: length of the segment whose place is drawn too; None draws none.
             stream_name: names the chance, so that training and validation hear other crops and noises.
+            weights: each corpus's share of the examples; None takes every utterance as often.
+            on_bad_file: what an utterance does whose file is missing, damaged, or not the one in the manifest: `error`
+                stops; `skip` takes the next of its epoch instead, and says so once for each file and worker.
             cache_mb: memory for decoded files, in each worker.
 
         Raises:
@@ -91,10 +88,13 @@ class Examples(Dataset[dict[str, Tensor]]):
         if len(manifest) == 0:
             raise ValueError("the manifest holds no utterance to make examples of; does this split have any?")
         self.manifest, self.batch_size, self.sample_rate_hz = manifest, batch_size, sample_rate_hz
-        self._pools, self._degradation, self._root, self._seed = pools, degradation, root, seed
+        self._pools, self._degradation, self._seed = pools, degradation, seed
         self._level_db, self._segment_frames, self._stream_name = level_db, segment_frames, stream_name
-        self._decoded: Recent[int, Decoded] = Recent(cache_mb, _bytes)
-        self._order: Recent[int, np.ndarray] = Recent(0.0, lambda order: order.nbytes)
+        if on_bad_file not in ("error", "skip"):
+            raise ValueError(f"on_bad_file is {on_bad_file!r}; it should be error or skip")
+        self._order = Order(manifest, seed, weights)
+        self._decoder = Decoder(manifest, root, sample_rate_hz, cache_mb=cache_mb)
+        self._skips, self._bad = on_bad_file == "skip", set[int]()
         if degradation is not None:
             if pools is None:
                 raise ValueError("degradation settings need pools of noises and rooms")
@@ -114,25 +114,19 @@ class Examples(Dataset[dict[str, Tensor]]):
         step, slot = index
         if step < 0 or not 0 <= slot < self.batch_size:
             raise IndexError(f"example (step {step}, slot {slot}) of batches of {self.batch_size}")
-        utterance = self._utterance(step * self.batch_size + slot)
-        decoded = self._decoded.get(utterance, lambda: self._decode(utterance))
         rng = stream(self._seed, self._stream_name, step, slot)
         # Drawn whatever the settings and the file, so that the degradation hangs on neither.
         crop, level, segment = rng.random(3)
-        frames = len(decoded.clean) * FRAMES_PER_SECOND // CLEAN_RATE_HZ
-        start = int(crop * (max(0, frames - self.crop_frames) + 1))
+        utterance, decoded = self._utterance(step * self.batch_size + slot, float(crop))
         gain = self._gain(decoded, float(level))
-        clean, valid_frames = self._crop(decoded.clean, start, CLEAN_RATE_HZ, gain)
-        target = (
-            clean
-            if self.sample_rate_hz == CLEAN_RATE_HZ
-            else self._crop(decoded.target, start, self.sample_rate_hz, gain)[0]
-        )
+        clean = decoded.clean * gain
+        valid_frames = decoded.valid_frames
+        target = clean.copy() if self.sample_rate_hz == CLEAN_RATE_HZ else decoded.target * gain
         segment_start = int(segment * (max(0, valid_frames - self._segment_frames) + 1)) if self._segment_frames else 0
         return {
             "clean": torch.from_numpy(clean),
             "degraded": torch.from_numpy(self._degraded(clean, rng)),
-            "target": torch.from_numpy(target.copy()),
+            "target": torch.from_numpy(target),
             "valid_frames": torch.tensor(valid_frames),
             "segment_start": torch.tensor(segment_start),
             "utterance": torch.tensor(utterance),
@@ -142,25 +136,24 @@ class Examples(Dataset[dict[str, Tensor]]):
     def _crop_samples(self) -> int:
         return self.crop_frames * CLEAN_RATE_HZ // FRAMES_PER_SECOND
 
-    def _utterance(self, number: int) -> int:
-        """Return the utterance of the example with this number in the whole of training."""
-        epoch, place = divmod(number, len(self.manifest))
-        order = self._order.get(epoch, lambda: stream(self._seed, "epoch", epoch).permutation(len(self.manifest)))
-        return int(order[place])
+    def _utterance(self, number: int, crop: float) -> tuple[int, Crop]:
+        """Return the utterance of the example with this number in the whole of training, and its crop.
 
-    def _decode(self, utterance: int) -> Decoded:
-        row = self.manifest.row(utterance)
-        path = self._root / row.path
-        wave, rate_hz = audio.read(path)
-        if file_digest(path) != row.sha256:
-            found = f"{len(wave) / rate_hz:.3f} s at {rate_hz} Hz, the manifest has {row.seconds:.3f} s"
-            raise audio.AudioError(f"{path}: its content is not the manifest's ({found}); run prepare_data again")
-        clean = audio.resample(wave, rate_hz, CLEAN_RATE_HZ)
-        target = audio.resample(wave, rate_hz, self.sample_rate_hz)
-        peak = max(float(np.abs(each).max(initial=0.0)) for each in (clean, target))
-        return Decoded(clean, target, active_level_db(clean), peak)
+        Raises:
+            AudioError: it cannot be used, and nothing may or can replace it.
+        """
+        for utterance in self._order.candidates(number):
+            try:
+                return utterance, self._decoder.crop(utterance, crop, self.crop_frames)
+            except audio.AudioError as error:
+                if not self._skips:
+                    raise
+                if utterance not in self._bad:
+                    self._bad.add(utterance)
+                    log.warning("Skipped a bad file, number %s in this process: %s", len(self._bad), error)
+        raise audio.AudioError(f"none of the {len(self.manifest)} utterances can be read")
 
-    def _gain(self, decoded: Decoded, level: float) -> np.float32:
+    def _gain(self, decoded: Crop, level: float) -> np.float32:
         """Return what lifts the utterance to the level drawn as a part of the range, or as far as its peak lets it."""
         if decoded.peak == 0.0:
             return np.float32(1.0)
@@ -168,19 +161,7 @@ class Examples(Dataset[dict[str, Tensor]]):
         gain = 10 ** ((low + (high - low) * level - decoded.level_db) / 20)
         return np.float32(min(gain, HIGHEST_PEAK / decoded.peak))
 
-    def _crop(self, wave: Wave, start_frame: int, rate_hz: int, gain: np.float32) -> tuple[np.ndarray, int]:
-        """Return the crop as a new array, and how many of its frames hold audio."""
-        hop = rate_hz // FRAMES_PER_SECOND
-        part = wave[start_frame * hop : (start_frame + self.crop_frames) * hop]
-        crop = np.zeros(self.crop_frames * hop, dtype=np.float32)
-        crop[: len(part)] = part * gain
-        return crop, -(-len(part) // hop)
-
     def _degraded(self, clean: Wave, rng: np.random.Generator) -> Wave:
         if self._degradation is None or self._pools is None:
             return clean.copy()
         return apply(clean, draw(rng, self._degradation, self._pools, len(clean)), self._pools)
-
-
-def _bytes(decoded: Decoded) -> int:
-    return decoded.clean.nbytes + (0 if decoded.target is decoded.clean else decoded.target.nbytes)

@@ -1,33 +1,44 @@
 """The manifest: one row an utterance, with the digest of its content and its split; it opens no sound itself."""
 
 import hashlib
+import math
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.ipc
 import pyarrow.parquet as parquet
+from jaxtyping import Int
 
-from miipher2.data.survey import Found, survey
-
-SPLITS = ("train", "valid", "test")
-# Of the digests' range: below the first bound train, below the second valid, the rest test.
-_TRAIN_BELOW, _VALID_BELOW = 0.90, 0.95
+from miipher2.data.shards import Section
+from miipher2.data.splits import SPLITS
+from miipher2.data.survey import file_digest
 
 SCHEMA = pa.schema(
     [
-        ("path", pa.string()),
+        # Long ones: 10 million paths are more than the 2 GB that a column of short ones holds.
+        ("path", pa.large_string()),
+        ("member", pa.large_string()),
+        ("offset_bytes", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("corpus", pa.string()),
         ("speaker", pa.string()),
         ("language", pa.string()),
         ("seconds", pa.float64()),
         ("sample_rate_hz", pa.int64()),
-        ("sha256", pa.string()),
+        ("level_db", pa.float64()),
+        ("peak", pa.float64()),
+        ("sha256", pa.large_string()),
         ("split", pa.string()),
     ]
 )
+# What can alter training: no path, and no place in a shard.
+DIGESTED = ("sha256", "split", "corpus", "speaker", "language", "seconds")
+ROWS_IN_MEMORY = 2**16  # of a table that is gone through
 
 
 @dataclass(frozen=True)
@@ -41,96 +52,130 @@ class Utterance:
     sample_rate_hz: int
     sha256: str
     split: str
+    level_db: float = -math.inf  # of the active speech, in dB of full scale
+    peak: float = 0.0
+    corpus: str = "folder"
+    member: str = ""  # of the tar at `path`; empty where the file itself is the sound
+    offset_bytes: int = 0
+    size_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its path, with the member after a colon."""
+        return f"{self.path}:{self.member}" if self.member else self.path
+
+    def source(self, root: Path) -> Path | Section:
+        """Return what `audio.read` takes."""
+        path = root / self.path
+        return Section(path, self.offset_bytes, self.size_bytes, self.member) if self.member else path
 
 
 class Manifest:
-    """Utterances in the order of their content digests, so that names, folders and file systems cannot alter it."""
+    """Utterances in the order of their content digests, so that names, folders and file systems cannot alter it.
 
-    def __init__(self, table: pa.Table) -> None:
-        """Sort the rows of `table`, which has the columns of `SCHEMA`."""
-        if missing := [name for name in SCHEMA.names if name not in table.column_names]:
-            raise ValueError(f"the manifest has no column {', '.join(missing)}; it should have {SCHEMA.names}")
-        rows = table.select(SCHEMA.names).cast(SCHEMA)
-        self.table = rows.sort_by([("sha256", "ascending"), ("path", "ascending")]).combine_chunks()
+    Rows stay in Arrow's columns, mapped from the file where there is one, and are made Python values one at a time.
+    """
+
+    def __init__(self, table: pa.Table, rows: Int[np.ndarray, "row"] | None = None, digest: str | None = None) -> None:
+        """Hold a sorted table.
+
+        Args:
+            rows: the numbers of the rows that belong to the manifest; None takes all.
+            digest: if it is known.
+        """
+        self._table, self._rows, self._digest = table, rows, digest
 
     @classmethod
     def from_utterances(cls, utterances: Iterable[Utterance]) -> "Manifest":
         """Return the manifest of these utterances."""
-        return cls(pa.Table.from_pylist([asdict(utterance) for utterance in utterances], schema=SCHEMA))
+        return cls.from_table(pa.Table.from_pylist([asdict(utterance) for utterance in utterances], schema=SCHEMA))
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "Manifest":
+        """Return the manifest of a table's rows, which has the columns of `SCHEMA`, in any order."""
+        if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+            raise ValueError(f"the manifest has no column {', '.join(missing)}; run prepare_data again")
+        rows = table.select(SCHEMA.names).cast(SCHEMA)
+        return cls(rows.sort_by([(name, "ascending") for name in ("sha256", "path", "offset_bytes")]))
 
     @classmethod
     def read(cls, path: Path | str) -> "Manifest":
-        """Read a manifest as `write` left it.
+        """Read a manifest as `write` left it: mapped from the file beside it, or decoded where that is not its twin.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is no manifest.
         """
-        if not Path(path).is_file():
+        path = Path(path)
+        if not path.is_file():
             raise FileNotFoundError(f"{path}: no such manifest; the stage prepare_data writes it")
         try:
-            return cls(parquet.read_table(path))
+            twin = _read_twin(path)
+            return cls.from_table(parquet.read_table(path)) if twin is None else twin
         except (pa.ArrowException, ValueError) as error:
             raise ValueError(f"{path}: is no manifest ({error})") from error
 
-    @classmethod
-    def scan(cls, folder: Path, root: Path) -> tuple["Manifest", list[tuple[str, str]]]:
-        """Return the manifest of the sound files below `folder`, split by rule, and the unreadable files with reasons.
-
-        Args:
-            root: the repository's root, which paths are made relative to.
-
-        Raises:
-            FileNotFoundError: the folder is missing.
-        """
-        seen = survey(folder)
-        return cls.of_files(seen.found, folder, root), [(relative(path, root), why) for path, why in seen.unreadable]
-
-    @classmethod
-    def of_files(
-        cls, files: Collection[Found], folder: Path, root: Path, held_out: Collection[str] | None = None
-    ) -> "Manifest":
-        """Return the manifest of surveyed files.
-
-        The first folder below `folder` names the language, all folders together name the speaker.
-
-        Args:
-            held_out: content digests of the test split; None leaves that to the rule.
-        """
-        splits = _split([file.sha256 for file in files], held_out)
-        return cls.from_utterances(_utterance(file, folder, root, splits[file.sha256]) for file in files)
-
     def write(self, path: Path | str) -> None:
-        """Write the manifest as Parquet, whole or not at all; equal manifests give equal bytes."""
+        """Write the manifest as Parquet, to keep and to exchange, and beside it as `.arrow`, to be mapped.
+
+        Each is whole or not at all; equal manifests give equal bytes.
+        """
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        parquet.write_table(self.table, temporary)
+        table = self._selected().replace_schema_metadata(None)
+        parquet.write_table(table, temporary)
+        about = {"parquet_sha256": file_digest(temporary), "digest": self.digest}
+        twin = temporary.with_suffix(".arrow")
+        with pa.OSFile(str(twin), "wb") as file, pa.ipc.new_file(file, SCHEMA.with_metadata(about)) as writer:
+            writer.write_table(table, max_chunksize=ROWS_IN_MEMORY)
         temporary.replace(path)
+        twin.replace(path.with_suffix(".arrow"))
 
-    def select(self, split: str) -> "Manifest":
-        """Return the utterances of one split."""
-        if split not in SPLITS:
+    def select(self, split: str | None = None, corpus: str | None = None) -> "Manifest":
+        """Return the utterances of one split, of one corpus, or of both."""
+        if split is not None and split not in SPLITS:
             raise ValueError(f"split '{split}' is not known; it should be one of {', '.join(SPLITS)}")
-        return Manifest(self.table.filter(pa.compute.equal(self.table["split"], split)))
+        rows = np.arange(len(self._table), dtype=np.int32) if self._rows is None else self._rows
+        for column, value in (("split", split), ("corpus", corpus)):
+            if value is not None:
+                matches = pa.compute.equal(self._table[column], value).to_numpy()
+                rows = rows[matches[rows]]
+        return Manifest(self._table, rows)
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return len(self._table) if self._rows is None else len(self._rows)
 
     def row(self, index: int) -> Utterance:
-        """Return utterance number `index`."""
+        """Return utterance number `index`, in a time that does not depend on how many there are."""
         if not 0 <= index < len(self):
             raise IndexError(f"utterance {index} of a manifest of {len(self)}")
-        return self._rows[index]
+        place = index if self._rows is None else int(self._rows[index])
+        return Utterance(**self._table.slice(place, 1).to_pylist()[0])
+
+    def positions(self, corpus: str) -> Int[np.ndarray, "row"]:
+        """Return the numbers, in this manifest, of the utterances of one corpus."""
+        return np.flatnonzero(pa.compute.equal(self.column("corpus"), corpus).to_numpy()).astype(np.int32)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return one column, to compute with."""
+        return self._table[name] if self._rows is None else self._table[name].take(pa.array(self._rows))
 
     @property
     def digest(self) -> str:
-        """The SHA-256 over what can alter training: content, split, speaker, language and length, but no path."""
-        fields = [(row.sha256, row.split, row.speaker, row.language, repr(row.seconds)) for row in self._rows]
-        return hashlib.sha256("\n".join("\t".join(row) for row in sorted(fields)).encode()).hexdigest()
+        """The SHA-256 over what can alter training: content, split, corpus, speaker, language, length, but no path."""
+        if self._digest is None:
+            columns = pa.table({name: self.column(name) for name in DIGESTED})
+            digest = hashlib.sha256()
+            for batch in columns.sort_by([(name, "ascending") for name in DIGESTED]).to_batches(ROWS_IN_MEMORY):
+                for row in batch.to_pylist():
+                    digest.update(
+                        ("\t".join([*map(str, list(row.values())[:-1]), repr(row["seconds"])]) + "\n").encode()
+                    )
+            self._digest = digest.hexdigest()
+        return self._digest
 
-    @cached_property
-    def _rows(self) -> list[Utterance]:
-        return [Utterance(**row) for row in self.table.to_pylist()]
+    def _selected(self) -> pa.Table:
+        return self._table if self._rows is None else self._table.take(pa.array(self._rows))
 
 
 def relative(path: Path, root: Path) -> str:
@@ -139,36 +184,13 @@ def relative(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _utterance(file: Found, folder: Path, root: Path, split: str) -> Utterance:
-    parents = file.path.relative_to(folder).parts[:-1]
-    return Utterance(
-        path=relative(file.path, root),
-        speaker="/".join(parents) or "unknown",
-        language=parents[0] if parents else "unknown",
-        seconds=file.info.seconds,
-        sample_rate_hz=file.info.sample_rate_hz,
-        sha256=file.sha256,
-        split=split,
-    )
-
-
-def _split(digests: Collection[str], held_out: Collection[str] | None) -> dict[str, str]:
-    """Return each digest's split, by its place in the range of digests: another file more or less moves no other.
-
-    A split that stays empty takes the largest digest of the largest split, if one can spare it.
-    """
-    members: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for digest in sorted(set(digests)):
-        members[_split_of(digest, held_out)].append(digest)
-    for split in SPLITS:
-        donors = [name for name in SPLITS if len(members[name]) > 1 and not (name == "test" and held_out is not None)]
-        if not members[split] and donors:
-            members[split].append(members[max(donors, key=lambda name: len(members[name]))].pop())
-    return {digest: split for split in SPLITS for digest in members[split]}
-
-
-def _split_of(digest: str, held_out: Collection[str] | None) -> str:
-    place = int(digest[:8], 16) / 16**8
-    if held_out is not None:
-        return "test" if digest in held_out else "train" if place < _VALID_BELOW else "valid"
-    return "train" if place < _TRAIN_BELOW else "valid" if place < _VALID_BELOW else "test"
+def _read_twin(path: Path) -> Manifest | None:
+    """Return the manifest mapped from the file beside the Parquet, if that was written with this very Parquet."""
+    twin = path.with_suffix(".arrow")
+    if not twin.is_file():
+        return None
+    file = pa.ipc.open_file(pa.memory_map(str(twin)))
+    about = file.schema.metadata or {}
+    if not file.schema.equals(SCHEMA) or about.get(b"parquet_sha256", b"").decode() != file_digest(path):
+        return None
+    return Manifest(file.read_all(), digest=about[b"digest"].decode())

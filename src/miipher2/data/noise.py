@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from miipher2 import audio
 from miipher2.data.manifest import Manifest, Utterance, relative
@@ -46,17 +46,24 @@ def make_noises(folder: Path, final_folder: Path, root: Path, *, speech: Manifes
 
 def white(rng: np.random.Generator, samples: int) -> Wave:
     """Return noise of equal power at every frequency."""
-    return _coloured(rng, samples, 0.0)
+    return coloured(rng.standard_normal(samples), 0.0)
 
 
 def pink(rng: np.random.Generator, samples: int) -> Wave:
     """Return noise that falls by 3 dB an octave."""
-    return _coloured(rng, samples, 1.0)
+    return coloured(rng.standard_normal(samples), 1.0)
 
 
 def brown(rng: np.random.Generator, samples: int) -> Wave:
     """Return noise that falls by 6 dB an octave."""
-    return _coloured(rng, samples, 2.0)
+    return coloured(rng.standard_normal(samples), 2.0)
+
+
+def coloured(white: Float[np.ndarray, "time"], slope: float) -> Wave:
+    """Return white noise made to fall in power with frequency to the power `slope`, from 20 Hz up."""
+    frequencies = np.fft.rfftfreq(len(white), 1 / RATE_HZ)
+    shape = np.maximum(frequencies, 20.0) ** (-slope / 2)
+    return np.fft.irfft(np.fft.rfft(white) * shape * (frequencies > 0), len(white)).astype(np.float32)
 
 
 def hum(rng: np.random.Generator, samples: int) -> Wave:
@@ -105,17 +112,9 @@ def _babble(rng: np.random.Generator, voices: Manifest, root: Path) -> Wave:
     chosen = rng.choice(len(voices), size=min(len(voices), int(rng.integers(5, 9))), replace=False)
     waves = []
     for index in chosen:
-        wave, rate_hz = audio.read(root / voices.row(int(index)).path)
+        wave, rate_hz = audio.read(voices.row(int(index)).source(root))
         waves.append(audio.resample(wave, rate_hz, RATE_HZ))
     return babble(rng, waves, round(SECONDS * RATE_HZ))
-
-
-def _coloured(rng: np.random.Generator, samples: int, slope: float) -> Wave:
-    """Return noise whose power falls with frequency to the power `slope`, from 20 Hz up."""
-    frequencies = np.fft.rfftfreq(samples, 1 / RATE_HZ)
-    shape = np.maximum(frequencies, 20.0) ** (-slope / 2)
-    spectrum = np.fft.rfft(rng.standard_normal(samples)) * shape * (frequencies > 0)
-    return np.fft.irfft(spectrum, samples).astype(np.float32)
 
 
 def _at_level(wave: Wave) -> Wave:

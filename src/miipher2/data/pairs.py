@@ -29,7 +29,7 @@ class Pair:
 def pairs(
     manifest: Manifest,
     pools: Pools,
-    degradation: Mapping[str, Mapping[str, Any]],
+    degradation: Mapping[str, Any],
     *,
     root: Path,
     seed: int,
@@ -47,8 +47,8 @@ def pairs(
     """
     rows = sorted((manifest.row(index) for index in range(len(manifest))), key=lambda row: row.sha256)[:count]
     for row in rows:
-        wave, rate_hz = audio.read(root / row.path)
+        wave, rate_hz = audio.read(row.source(root))
         clean = audio.resample(wave, rate_hz, RATE_HZ)
         drawn = draw(stream(seed, "pair", row.sha256), degradation, pools, len(clean))
         target = audio.resample(wave, rate_hz, sample_rate_hz)
-        yield Pair(row.path, clean, apply(clean, drawn, pools), target, drawn)
+        yield Pair(row.name, clean, apply(clean, drawn, pools), target, drawn)

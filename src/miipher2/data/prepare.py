@@ -2,19 +2,30 @@
 
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from miipher2.data.manifest import SPLITS, Manifest, Utterance, relative
+from miipher2.data.corpora import (
+    Corpus,
+    gather,
+    refuse_bad_files,
+    survey_corpus,
+    usable,
+    utterances,
+    without_duplicates,
+)
+from miipher2.data.inventory import pool_report, speech_report
+from miipher2.data.manifest import Manifest
 from miipher2.data.noise import make_noises
+from miipher2.data.order import Order
 from miipher2.data.rooms import adopt_rooms, make_rooms
-from miipher2.data.survey import Found, Survey, survey
+from miipher2.data.splits import split_files
+from miipher2.data.survey import Survey
 
 
 def prepare(
-    source: Path,
+    source: Path | Mapping[str, Corpus],
     prepared: Path,
     *,
     root: Path,
@@ -24,180 +35,87 @@ def prepare(
     noise_files: int = 24,
     rooms: int = 48,
     held_out: Path | None = None,
+    as_published: bool = True,
+    by_speaker_from: int = 40,
+    on_bad_file: str = "error",
 ) -> dict[str, Any]:
     """Fill the folder `prepared` from the speech in `source`, and return its report; equal input gives equal bytes.
 
-    It holds manifest.parquet, noise.parquet (and noise/*.flac where generated), rooms.parquet and rooms/*.wav, and
-    report.json. It is built aside and renamed: whole, or as it was before.
+    It holds manifest.parquet, noise.parquet (and noise/*.flac where generated), rooms.parquet and rooms/*.wav, each
+    manifest also as .arrow, weights.json and report.json. It is built aside and renamed: whole, or as it was before.
 
     Args:
-        source: a folder of speech; sound files at any depth, of any rate and number of channels.
+        source: a folder of speech, sound files at any depth, of any rate and number of channels; or corpora by name.
         root: the repository's root, which the manifests' paths are relative to.
         noise_folder: the user's noises, used where they lie; None generates `noise_files` of them.
         rooms_folder: the user's room responses, copied at 16 kHz; None simulates `rooms` of them.
         held_out: a list of the files of the test split, one path relative to `source` a line; None splits by rule.
+        as_published: whether to keep to the splits that a corpus was published with.
+        by_speaker_from: how many speakers a corpus must have for each to be in one split only.
+        on_bad_file: whether files that cannot be read are an `error`, or left out (`skip`).
 
     Raises:
         FileNotFoundError: a folder or the held-out list is missing.
-        ValueError: a folder holds nothing that can be used, or the held-out list names a file that is not there.
+        ValueError: a folder holds nothing that can be used, or a bad file, or the held-out list names a file that is
+            not there.
     """
-    speech = _usable(survey(source), "speech")
-    files, duplicates = _without_duplicates(speech.found)
-    test_digests = None if held_out is None else _held_out_digests(held_out, speech)
-    manifest = Manifest.of_files(files, source, root, test_digests)
-    _check_splits(manifest, source)
+    corpora = {"folder": Corpus(source)} if isinstance(source, Path) else dict(source)
+    pools = {
+        "noises": None if noise_folder is None else usable(survey_corpus(Corpus(noise_folder)), "noise"),
+        "rooms": None if rooms_folder is None else usable(survey_corpus(Corpus(rooms_folder)), "room responses"),
+    }
+    refuse_bad_files([seen for seen in pools.values() if seen is not None], on_bad_file)
+    speech = gather(
+        corpora,
+        root,
+        held_out=held_out,
+        as_published=as_published,
+        by_speaker_from=by_speaker_from,
+        on_bad_file=on_bad_file,
+    )
+    manifest = Manifest.from_utterances(speech.rows)
+    weights = {name: corpora[name].weight for name in corpora}
+    Order(manifest.select("train"), seed, weights)  # a weight that is no good stops here and not in training
     building = prepared.with_name(f".{prepared.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        noise, noise_survey = _noise(building, prepared, root, noise_folder, manifest, seed, noise_files)
-        room, room_survey = _rooms(building, prepared, root, rooms_folder, seed, rooms)
+        noise = _noise(building, prepared, root, pools["noises"], manifest, seed, noise_files)
+        room = _rooms(building, prepared, root, pools["rooms"], seed, rooms)
         report = {
-            "source": relative(source, root),
-            **_speech_report(speech, manifest, duplicates, root),
-            "noise": _pool_report(noise, noise_survey, root),
-            "rooms": _pool_report(room, room_survey, root),
+            **speech_report(corpora, speech, manifest, root),
+            "noise": pool_report(noise, pools["noises"], root),
+            "rooms": pool_report(room, pools["rooms"], root),
         }
-        manifest.write(building / "manifest.parquet")
-        noise.write(building / "noise.parquet")
-        room.write(building / "rooms.parquet")
-        text = json.dumps(report, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-        (building / "report.json").write_text(text, encoding="utf-8")
+        for name, pool in (("manifest", manifest), ("noise", noise), ("rooms", room)):
+            pool.write(building / f"{name}.parquet")
+        for name, values in (("weights", weights), ("report", report)):
+            text = json.dumps(values, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+            (building / f"{name}.json").write_text(text, encoding="utf-8")
         _replace(building, prepared)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return report
 
 
-def _usable(seen: Survey, what: str) -> Survey:
-    """Return the survey if it found anything.
-
-    Raises:
-        ValueError: it found nothing; the message lists why.
-    """
-    if seen.found:
-        return seen
-    if not seen.unreadable:
-        raise ValueError(f"{seen.folder}: holds no sound file; it should hold {what} as WAV, FLAC, OGG or MP3")
-    reasons = "".join(f"\n  {path}: {reason}" for path, reason in seen.unreadable[:10])
-    raise ValueError(f"{seen.folder}: none of its {len(seen.unreadable)} sound files can be read:{reasons}")
-
-
-def _without_duplicates(files: Iterable[Found]) -> tuple[list[Found], list[tuple[Found, Found]]]:
-    """Return the first file of each content, and each later one beside the first."""
-    first: dict[str, Found] = {}
-    duplicates = []
-    for file in files:
-        if file.sha256 in first:
-            duplicates.append((file, first[file.sha256]))
-        else:
-            first[file.sha256] = file
-    return list(first.values()), duplicates
-
-
-def _held_out_digests(held_out: Path, speech: Survey) -> set[str]:
-    """Return the content digests of the files that the list names: a copy under another name is held out too."""
-    if not held_out.is_file():
-        raise FileNotFoundError(f"{held_out}: no such list of held-out files; give its path, or null to split by rule")
-    names = [line.strip() for line in held_out.read_text(encoding="utf-8").splitlines() if line.strip()]
-    digests = {file.path.relative_to(speech.folder).as_posix(): file.sha256 for file in speech.found}
-    if missing := [name for name in names if name not in digests]:
-        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(f"{held_out}: names {len(missing)} files that {speech.folder} does not hold: {listed}")
-    if not names:
-        raise ValueError(f"{held_out}: names no file; it should name one a line, relative to {speech.folder}")
-    return {digests[name] for name in names}
-
-
-def _check_splits(manifest: Manifest, source: Path) -> None:
-    if empty := [split for split in SPLITS if not len(manifest.select(split))]:
-        raise ValueError(
-            f"{source}: {len(manifest)} usable utterances leave nothing for {' and '.join(empty)}; "
-            "there should be at least one each for train, valid and test"
-        )
-
-
 def _noise(
-    building: Path, prepared: Path, root: Path, folder: Path | None, speech: Manifest, seed: int, files: int
-) -> tuple[Manifest, Survey | None]:
-    if folder is None:
-        final = prepared / "noise"
-        return make_noises(building / "noise", final, root, speech=speech, seed=seed, files=files), None
-    seen = _usable(survey(folder), "noise")
-    audible = [file for file in seen.found if not file.is_silent]
-    return Manifest.of_files(_without_duplicates(audible)[0], folder, root), seen
-
-
-def _rooms(
-    building: Path, prepared: Path, root: Path, folder: Path | None, seed: int, rooms: int
-) -> tuple[Manifest, Survey | None]:
-    if folder is None:
-        return make_rooms(building / "rooms", prepared / "rooms", root, seed=seed, rooms=rooms), None
-    seen = _usable(survey(folder), "room responses")
-    files, _ = _without_duplicates(seen.found)
-    by_rule = Manifest.of_files(files, folder, root)
-    splits = {by_rule.row(index).sha256: by_rule.row(index).split for index in range(len(by_rule))}
-    chosen = [splits[file.sha256] for file in files]
-    return adopt_rooms(building / "rooms", prepared / "rooms", root, files=files, splits=chosen), seen
-
-
-def _speech_report(
-    speech: Survey, manifest: Manifest, duplicates: list[tuple[Found, Found]], root: Path
-) -> dict[str, Any]:
-    rows = [manifest.row(index) for index in range(len(manifest))]
-
-    def where(file: Found) -> str:
-        return relative(file.path, root)
-
-    return {
-        "utterances": len(rows),
-        "hours": _hours(rows),
-        "splits": {split: _group([row for row in rows if row.split == split]) for split in SPLITS},
-        "speakers": _groups(rows, lambda row: row.speaker),
-        "languages": _groups(rows, lambda row: row.language),
-        "sample_rates_hz": _counts(file.info.sample_rate_hz for file in speech.found),
-        "channels": _counts(file.info.channels for file in speech.found),
-        "clipped": [where(file) for file in speech.found if file.is_clipped],
-        "silent": [where(file) for file in speech.found if file.is_silent],
-        "duplicates": [{"path": where(file), "same_as": where(first)} for file, first in duplicates],
-        "unreadable": _unreadable(speech, root),
-        "unreadable_count": len(speech.unreadable),
-        "other_files": speech.other_files,
-        "manifest_digest": manifest.digest,
-    }
-
-
-def _pool_report(pool: Manifest, seen: Survey | None, root: Path) -> dict[str, Any]:
-    report: dict[str, Any] = {
-        "files": len(pool),
-        "seconds": round(sum(pool.row(index).seconds for index in range(len(pool))), 3),
-        "manifest_digest": pool.digest,
-    }
+    building: Path, prepared: Path, root: Path, seen: Survey | None, speech: Manifest, seed: int, files: int
+) -> Manifest:
     if seen is None:
-        return {"made": "generated", **report}
-    silent = [relative(file.path, root) for file in seen.found if file.is_silent]
-    where = relative(seen.folder, root)
-    return {"made": "given", "folder": where, **report, "silent": silent, "unreadable": _unreadable(seen, root)}
+        final = prepared / "noise"
+        return make_noises(building / "noise", final, root, speech=speech, seed=seed, files=files)
+    audible = [file for file in without_duplicates(seen, {}, root)[0] if not file.is_silent]
+    splits = split_files(audible, by_speaker_from=len(audible) + 1)  # file by file: a folder of noises is no speaker
+    return Manifest.from_utterances(utterances(audible, splits, root, "noise"))
 
 
-def _unreadable(seen: Survey, root: Path) -> list[dict[str, str]]:
-    return [{"path": relative(path, root), "reason": reason} for path, reason in seen.unreadable]
-
-
-def _groups(rows: list[Utterance], key: Callable[[Utterance], str]) -> dict[str, dict[str, Any]]:
-    return {name: _group([row for row in rows if key(row) == name]) for name in sorted({key(row) for row in rows})}
-
-
-def _group(rows: list[Utterance]) -> dict[str, Any]:
-    return {"utterances": len(rows), "hours": _hours(rows)}
-
-
-def _hours(rows: list[Utterance]) -> float:
-    return round(sum(row.seconds for row in rows) / 3600, 4)
-
-
-def _counts(values: Iterable[int]) -> dict[str, int]:
-    return {str(value): count for value, count in sorted(Counter(values).items())}
+def _rooms(building: Path, prepared: Path, root: Path, seen: Survey | None, seed: int, rooms: int) -> Manifest:
+    if seen is None:
+        return make_rooms(building / "rooms", prepared / "rooms", root, seed=seed, rooms=rooms)
+    files, _ = without_duplicates(seen, {}, root)
+    splits = split_files(files, by_speaker_from=len(files) + 1)
+    chosen = [splits[file.sha256] for file in files]
+    return adopt_rooms(building / "rooms", prepared / "rooms", root, files=files, splits=chosen)
 
 
 def _replace(building: Path, prepared: Path) -> None:

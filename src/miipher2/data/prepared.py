@@ -1,19 +1,22 @@
-"""What the stage prepare_data made, read back: the manifests of speech, noises and room responses."""
+"""What the stage prepare_data made, read back: the manifests of speech, noises and room responses, and the weights."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from miipher2.data.manifest import Manifest
+from miipher2.data.pools import Pools
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The manifests in one folder of prepared data."""
+    """The manifests in one folder of prepared data, and each corpus's share of training."""
 
     speech: Manifest
     noises: Manifest
     rooms: Manifest
+    weights: dict[str, float]
 
     @classmethod
     def read(cls, root: Path, prepared: str) -> "Prepared":
@@ -23,15 +26,24 @@ class Prepared:
             FileNotFoundError: it holds none; says how to make them.
         """
         folder = root / prepared
-        if not (folder / "manifest.parquet").is_file():
+        if not (folder / "manifest.parquet").is_file() or not (folder / "weights.json").is_file():
             raise FileNotFoundError(
-                f"data.prepared={prepared}: {folder} holds no manifest.parquet; make it: uv run dvc repro prepare_data "
-                "(or uv run stages/prepare_data.py --config-name=folder source=... by hand)"
+                f"data.prepared={prepared}: {folder} holds no manifest.parquet with its weights.json; make it: "
+                "uv run dvc repro prepare_data "
+                "(or by hand: uv run stages/prepare_data.py --config-name=folder source=...)"
             )
-        return cls(*(Manifest.read(folder / f"{name}.parquet") for name in ("manifest", "noise", "rooms")))
+        weights = json.loads((folder / "weights.json").read_text())
+        speech, noises, rooms = (Manifest.read(folder / f"{name}.parquet") for name in ("manifest", "noise", "rooms"))
+        return cls(speech, noises, rooms, weights)
+
+    def pools(self, root: Path, split: str) -> Pools:
+        """Return the pools of one split: noises and rooms, and voices for babble."""
+        return Pools(self.noises.select(split), self.rooms.select(split), root, voices=self.speech.select(split))
 
     @property
     def digest(self) -> str:
         """Return one digest of all that can alter training."""
-        digests = (self.speech.digest, self.noises.digest, self.rooms.digest)
+        digests = [self.speech.digest, self.noises.digest, self.rooms.digest]
+        if len(self.weights) > 1:  # of one corpus it does not matter
+            digests.append(json.dumps(self.weights, sort_keys=True))
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()

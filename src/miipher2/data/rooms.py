@@ -47,10 +47,10 @@ def adopt_rooms(folder: Path, final_folder: Path, root: Path, *, files: list[Fou
     folder.mkdir(parents=True)
     rows = []
     for index, (file, split) in enumerate(zip(files, splits, strict=True)):
-        wave, rate_hz = audio.read(file.path)
+        wave, rate_hz = audio.read(file.sound.source)
         wave = audio.resample(wave, rate_hz, RATE_HZ)
         if not wave.any():
-            raise audio.AudioError(f"{file.path}: is silent; it should be a room response")
+            raise audio.AudioError(f"{file.sound.source}: is silent; it should be a room response")
         rows.append(_keep(folder, final_folder, root, index, from_direct_path(wave, int(np.abs(wave).argmax())), split))
     return Manifest.from_utterances(rows)
 

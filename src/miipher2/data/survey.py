@@ -1,8 +1,7 @@
-"""What a folder of sound files holds: every file decoded once, measured and digested; it knows no splits."""
+"""What sound files hold: every one decoded once, measured and digested; it knows no splits."""
 
 import hashlib
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from miipher2 import audio
+from miipher2.data.layouts import Listing, Sound
+from miipher2.data.levels import energy_level_db, frame_energies
+from miipher2.data.shards import Section
 
 SILENT_PEAK = 1e-3  # -60 dB of full scale
 CLIPPED_VALUES = 3  # so many neighbours at full scale are no chance
@@ -18,64 +20,61 @@ CLIPPED_VALUES = 3  # so many neighbours at full scale are no chance
 
 @dataclass(frozen=True)
 class Found:
-    """A readable sound file; `path` is as found under the surveyed folder."""
+    """A readable sound file."""
 
-    path: Path
+    sound: Sound
     sha256: str
     info: audio.AudioInfo
+    level_db: float  # of the active speech
+    peak: float
     is_clipped: bool
     is_silent: bool
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The sound files below a folder, by path: those that read, and those that do not with the reason."""
+    """The sounds of a corpus, by name: those that read, and those that do not with the reason."""
 
     folder: Path
     found: list[Found]
-    unreadable: list[tuple[Path, str]]
+    unreadable: list[tuple[str, str]]
+    left_out: int
     other_files: int
 
 
-def survey(folder: Path) -> Survey:
-    """Read every sound file below `folder`, hidden ones aside, in the order of their paths.
-
-    Raises:
-        FileNotFoundError: the folder is missing, or is a file.
-    """
-    if not folder.is_dir():
-        what = "is a file" if folder.is_file() else "does not exist"
-        raise FileNotFoundError(f"{folder}: {what}; it should be a folder of sound files")
-    files = list(_files(folder))
-    sounds = sorted(path for path in files if path.suffix.lower() in audio.SOUND_SUFFIXES)
+def survey(folder: Path, listing: Listing) -> Survey:
+    """Read every sound of a listing, in its order."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
-        results = list(threads.map(_measure, sounds))
+        results = list(threads.map(_measure, listing.sounds))
     found = [result for result in results if isinstance(result, Found)]
-    unreadable = [(path, result) for path, result in zip(sounds, results, strict=True) if isinstance(result, str)]
-    return Survey(folder, found, unreadable, len(files) - len(sounds))
+    pairs = zip(listing.sounds, results, strict=True)
+    unreadable = [(sound.name, result) for sound, result in pairs if isinstance(result, str)]
+    return Survey(folder, found, [*listing.broken, *unreadable], listing.left_out, listing.other_files)
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal."""
-    with path.open("rb") as file:
+def file_digest(source: Path | Section) -> str:
+    """Return the SHA-256 of a file's bytes, or of a section's, in hexadecimal."""
+    with source.open("rb") if isinstance(source, Path) else source.open() as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
-
-
-def _measure(path: Path) -> Found | str:
+def _measure(sound: Sound) -> Found | str:
     """Return what a file holds, or why it cannot be used."""
     try:
-        about = audio.info(path)
-        wave, _ = audio.read(path)
-        digest = file_digest(path)
+        about = audio.info(sound.source)
+        # A whole number of frames, so that a block more or less makes no difference.
+        frame = max(1, about.sample_rate_hz // 50)
+        energies, peak, is_clipped, end = [], 0.0, False, np.zeros(0, np.float32)
+        for block in audio.blocks(sound.source, 1000 * frame):
+            energies.append(frame_energies(block, frame))
+            peak = max(peak, float(np.abs(block).max()))
+            is_clipped = is_clipped or _is_clipped(np.concatenate([end, block]))
+            end = block[-(CLIPPED_VALUES - 1) :]
+        digest = file_digest(sound.source)
     except (audio.AudioError, OSError) as error:
-        return str(error).removeprefix(f"{path}: ")
-    return Found(path, digest, about, _is_clipped(wave), bool(np.abs(wave).max() < SILENT_PEAK))
+        return str(error).removeprefix(f"{sound.source}: ")
+    level_db = energy_level_db(np.concatenate(energies), about.samples, frame)
+    return Found(sound, digest, about, level_db, peak, is_clipped, peak < SILENT_PEAK)
 
 
 def _is_clipped(wave: Float32[np.ndarray, "time"]) -> bool:

@@ -1,0 +1,81 @@
+"""Of a long file only what a crop needs is read, and the crop is that of the whole file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scanning import scan
+from synthetic_voices import voice
+
+from miipher2 import audio
+from miipher2.data import decoded
+from miipher2.data.decoded import Decoder
+from miipher2.data.manifest import Manifest
+
+
+@pytest.fixture(scope="module", params=[16000, 22050, 44100])
+def long_one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
+    """Return the manifest of one file of 41.7 s, and its folder."""
+    folder = tmp_path_factory.mktemp("long")
+    audio.write(folder / "chapter.flac", voice(41.7, request.param), request.param)
+    return scan(folder, folder), folder
+
+
+@pytest.mark.parametrize("target_rate_hz", [16000, 24000])
+def test_a_crop_of_a_part_is_the_crop_of_the_whole(
+    long_one: tuple[Manifest, Path], target_rate_hz: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, folder = long_one
+    part = Decoder(manifest, folder, target_rate_hz, cache_mb=64)
+    whole = Decoder(manifest, folder, target_rate_hz, cache_mb=64)
+    for place in (0.0, 0.013, 0.31, 0.5, 0.777, 0.99, 1.0 - 1e-9):
+        one = part.crop(0, place, 100)
+        monkeypatch.setattr(decoded, "WHOLE_SECONDS", 100)
+        other = whole.crop(0, place, 100)
+        monkeypatch.undo()
+        np.testing.assert_allclose(one.clean, other.clean, atol=1e-6)
+        np.testing.assert_allclose(one.target, other.target, atol=1e-6)
+        assert (one.valid_frames, one.level_db) == (other.valid_frames, other.level_db)
+    assert not part._whole._values
+    assert whole._whole._values
+
+
+def test_little_more_than_the_crop_is_decoded(long_one: tuple[Manifest, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, folder = long_one
+    read_seconds, read = [], audio.read
+
+    def counted(*arguments: Any) -> Any:
+        wave, rate_hz = read(*arguments)
+        read_seconds.append(len(wave) / rate_hz)
+        return wave, rate_hz
+
+    monkeypatch.setattr(audio, "read", counted)
+    decoder = Decoder(manifest, folder, 16000, cache_mb=64)
+    for place in np.linspace(0, 0.999, 9):
+        decoder.crop(0, float(place), 100)
+    assert len(read_seconds) == 9
+    assert max(read_seconds) <= 2 + 4
+
+
+def test_a_long_file_that_changed_is_named(tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", voice(31.0), 16000)
+    manifest = scan(tmp_path, tmp_path)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[-1000] ^= 1  # one bit, far from the crop, and the length is the same
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(audio.AudioError, match=r"a\.wav: its content is not the manifest's"):
+        Decoder(manifest, tmp_path, 16000, cache_mb=64).crop(0, 0.0, 50)
+
+
+def test_what_is_measured_does_not_hang_on_the_blocks_it_is_read_in(tmp_path: Path) -> None:
+    wave = voice(45.0, 22050)
+    wave[441000 - 1 : 441000 + 2] = 1.0  # a clipped run over the edge of two blocks
+    audio.write(tmp_path / "a.wav", wave, 22050, "FLOAT")
+    from miipher2.data.corpora import Corpus, survey_corpus
+    from miipher2.data.levels import energy_level_db, frame_energies
+
+    (file,) = survey_corpus(Corpus(tmp_path)).found
+    assert file.is_clipped
+    assert file.peak == 1.0
+    assert file.level_db == pytest.approx(energy_level_db(frame_energies(wave, 441), len(wave), 441), abs=1e-9)
