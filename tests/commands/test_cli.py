@@ -14,6 +14,7 @@ COMMANDS = [
     *(("checkpoint", verb) for verb in ("ls", "show", "command", "verify", "diff", "replay")),
     ("doctor",),
     ("restore",),
+    ("degrade",),
 ]
 
 
