@@ -128,6 +128,7 @@ class LoaderConfig:
     num_workers: int = MISSING
     prefetch: int = MISSING  # batches that each worker prepares ahead
     cache_mb: int = MISSING  # decoded files that each worker keeps
+    stored: str | None = None  # a folder of examples that `miipher2 store` made of this very configuration
 
 
 @dataclass

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from miipher2.config import ROOT, find_checkpoint, stage_config
 from miipher2.data.examples import Examples
 from miipher2.data.loader import steps_loader
 from miipher2.data.prepared import Prepared
+from miipher2.data.stored import StoredExamples
 from miipher2.environment import describe_code, describe_environment, log_to_stdout, start_runtime
 from miipher2.tracking import Tracker, start_wandb
 from miipher2.training import folder as run_folder
@@ -131,23 +131,13 @@ def train_run(
 
 def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int], Any], Callable[[], list[Batch]]]:
     """Return the training batches as a function of the steps [from, to), and the fixed validation batches."""
-    make = partial(
-        Examples,
-        pools=data.pools(ROOT, "train"),
-        degradation=OmegaConf.to_container(config.degradation),
-        root=ROOT,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        crop_seconds=config.data.crop_seconds,
-        sample_rate_hz=OmegaConf.select(config, "model.sample_rate_hz") or 16_000,
-        level_db=tuple(config.data.level_db),
-        segment_frames=config.data.segment_frames,
-        weights=data.weights,
-        on_bad_file=config.data.on_bad_file,
-        cache_mb=config.loader.cache_mb,
+    stored = config.loader.stored
+    training = (
+        make_examples(config, data)
+        if stored is None
+        else StoredExamples(ROOT / stored, example_settings(config, data), steps=max(config.steps, INITIAL_BATCHES))
     )
-    training = make(data.speech.select("train"))
-    held = make(data.speech.select("valid"), stream_name="valid")
+    held = make_examples(config, data, split="valid", stream_name="valid")
     on_cuda = torch.cuda.is_initialized()
     validation: list[Batch] = []
 
@@ -173,6 +163,37 @@ def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int
         return validation
 
     return batches, validation_batches
+
+
+def make_examples(config: DictConfig, data: Prepared, split: str = "train", stream_name: str = "example") -> Examples:
+    """Return the examples of one split; noises, rooms and voices are those of training."""
+    settings = example_settings(config, data)
+    del settings["data_sha256"]
+    return Examples(
+        data.speech.select(split),
+        data.pools(ROOT, "train"),
+        settings.pop("degradation"),
+        root=ROOT,
+        stream_name=stream_name,
+        weights=data.weights,
+        cache_mb=config.loader.cache_mb,
+        **settings,
+    )
+
+
+def example_settings(config: DictConfig, data: Prepared) -> dict[str, Any]:
+    """Return everything that an example hangs on."""
+    return {
+        "data_sha256": data.digest,
+        "degradation": OmegaConf.to_container(config.degradation),
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "crop_seconds": config.data.crop_seconds,
+        "sample_rate_hz": OmegaConf.select(config, "model.sample_rate_hz") or 16_000,
+        "level_db": list(config.data.level_db),
+        "segment_frames": config.data.segment_frames,
+        "on_bad_file": config.data.on_bad_file,
+    }
 
 
 def resume_command(composed: DictConfig) -> Callable[[str], str]:

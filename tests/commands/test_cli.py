@@ -15,6 +15,7 @@ COMMANDS = [
     ("doctor",),
     ("restore",),
     ("degrade",),
+    ("store",),
 ]
 
 

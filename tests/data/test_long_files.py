@@ -29,7 +29,9 @@ def test_a_crop_of_a_part_is_the_crop_of_the_whole(
     manifest, folder = long_one
     part = Decoder(manifest, folder, target_rate_hz, cache_mb=64)
     whole = Decoder(manifest, folder, target_rate_hz, cache_mb=64)
-    for place in (0.0, 0.013, 0.31, 0.5, 0.777, 0.99, 1.0 - 1e-9):
+    places = 41 * 50 + 35 - 100 + 1
+    on_a_second = [(50 * second + 0.5) / places for second in (1, 17, 38)]  # where the filter would see an edge first
+    for place in (0.0, 0.013, 0.31, 0.5, 0.777, 0.99, 1.0 - 1e-9, *on_a_second):
         one = part.crop(0, place, 100)
         monkeypatch.setattr(decoded, "WHOLE_SECONDS", 100)
         other = whole.crop(0, place, 100)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from miipher2.data import order as order_module
 from miipher2.data.manifest import Manifest, Utterance
 from miipher2.data.order import BLOCK, Order
 from miipher2.rng import stream
@@ -35,7 +36,8 @@ def test_every_corpus_comes_as_often_as_its_weight_says() -> None:
     assert 70 < early["small"] < 130  # four standard deviations of 100
 
 
-def test_each_corpus_goes_through_its_own_epochs() -> None:
+def test_each_corpus_goes_through_its_own_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_module, "BLOCK", 20)  # so that epochs run over the ends of many blocks
     rows = manifest(large=300, small=7)
     order = Order(rows, 3, {"large": 1.0, "small": 1.0})
     heard = [next(order.candidates(number)) for number in range(400)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from miipher2.data.examples import Examples
+from miipher2.data.stored import StoredExamples
 
 
 class Steps(Sampler[list[tuple[int, int]]]):
@@ -30,7 +31,7 @@ class Steps(Sampler[list[tuple[int, int]]]):
 
 
 def steps_loader(
-    examples: Examples,
+    examples: Examples | StoredExamples,
     *,
     start_step: int,
     stop_step: int,
