@@ -9,7 +9,7 @@ import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 
-from miipher2.models.hifigan import HifiGan
+from miipher2.models.generators import new_generator
 from miipher2.models.normaliser import FeatureNormaliser
 from miipher2.models.ssl import load_encoder
 from miipher2.restore import Restorer
@@ -54,11 +54,21 @@ def publish_all(root: Path, kind: str, rate_hz: int = 16_000) -> None:
     encoder.add_adapters(ADAPTER_DIM)
     state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
     publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5))
-    numbers = {"channels": 16, "upsample_factors": UPSAMPLE[rate_hz], "kernels": [3], "dilations": [1]}
-    generator = HifiGan(DIM, rate_hz, **numbers).exported_state_dict()
+    numbers = {
+        "kind": "hifigan",
+        "channels": 16,
+        "upsample_factors": UPSAMPLE[rate_hz],
+        "kernels": [3],
+        "dilations": [1],
+    }
+    generator = new_generator(dim=DIM, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
     # Larger than drawn, so that a wave comes out which is worth comparing.
     state = {f"generator.{name}": 1.5 * value for name, value in generator.items()}
-    model = shared | {"sample_rate_hz": rate_hz, "generator": numbers, "adapter_hidden_dim": None}
+    model = shared | {
+        "sample_rate_hz": rate_hz,
+        "generator": numbers,
+        "adapter_hidden_dim": None,
+    }
     publish(root / "vocoder", model, state | statistics(0.1))
 
 
@@ -125,7 +135,7 @@ def test_restoring_is_encoder_adapters_statistics_and_generator_in_that_order(ro
     )
     weights = load_file(root / "vocoder" / "final.safetensors")
     numbers = yaml.safe_load((root / "vocoder" / "config.yaml").read_text())["model"]["generator"]
-    generator = HifiGan(DIM, 16_000, **numbers)
+    generator = new_generator(dim=DIM, sample_rate_hz=16_000, **numbers)
     generator.load_exported(
         {name.removeprefix("generator."): value for name, value in weights.items() if name.startswith("generator.")}
     )

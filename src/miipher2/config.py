@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from miipher2.schema import SCHEMAS, TRAINING_STAGES
+from miipher2.schema_generator import GENERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,11 @@ def stage_config(composed: DictConfig, stage: str) -> Any:
     """
     pipeline = "resume_param" in composed
     node = composed[stage] if pipeline else composed
-    config = OmegaConf.merge(OmegaConf.structured(SCHEMAS[stage]), OmegaConf.to_container(node, resolve=True))
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    schema = OmegaConf.structured(SCHEMAS[stage])
+    if OmegaConf.select(schema, "model.generator") is not None:
+        schema.model.generator = OmegaConf.structured(_generator_schema(values))
+    config = OmegaConf.merge(schema, values)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ValueError(f"{stage}: no value for {', '.join(missing)}")
     if pipeline and stage in TRAINING_STAGES and (resume := composed.resume[stage]) is not None:
@@ -36,6 +41,14 @@ def stage_config(composed: DictConfig, stage: str) -> Any:
     check_values(config)
     OmegaConf.set_readonly(config, True)
     return config
+
+
+def _generator_schema(values: dict[str, Any]) -> type:
+    """Return the keys that the generator of a stage's configuration has."""
+    kind = values["model"]["generator"].get("kind")
+    if kind not in GENERATORS:
+        raise ValueError(f"model.generator.kind={kind}: should be one of {', '.join(GENERATORS)}")
+    return GENERATORS[kind]
 
 
 def check_values(config: DictConfig) -> None:
@@ -92,6 +105,8 @@ def register() -> None:
     store = ConfigStore.instance()
     for stage, schema in SCHEMAS.items():
         store.store(group="schema", name=stage, node=schema)
+    for kind, schema in GENERATORS.items():
+        store.store(group="schema/generator", name=kind, node=schema)
     # No outputs/<date>/, no .hydra/, no log file: everything of a run is in its own folder.
     hydra = HydraConf(run=RunDir(dir="."), output_subdir=None)
     hydra.defaults = [{"job_logging": "none"} if "job_logging" in entry else entry for entry in hydra.defaults]

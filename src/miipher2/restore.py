@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from miipher2 import audio
 from miipher2.models.front_end import HOP_SAMPLES, SAMPLE_RATE_HZ
-from miipher2.models.hifigan import HifiGan
+from miipher2.models.generator import Generator
+from miipher2.models.generators import exported_generator
 from miipher2.models.normaliser import FeatureNormaliser
 from miipher2.models.ssl import SpeechEncoder, load_encoder
 
@@ -21,7 +22,7 @@ from miipher2.models.ssl import SpeechEncoder, load_encoder
 class Vocoder(nn.Module):
     """Features as the encoder gives them in, waves out: its own statistics of features, then the generator."""
 
-    def __init__(self, normaliser: FeatureNormaliser, generator: HifiGan) -> None:
+    def __init__(self, normaliser: FeatureNormaliser, generator: Generator) -> None:
         super().__init__()
         self.normaliser = normaliser
         self.generator = generator
@@ -76,7 +77,7 @@ class Restorer:
         with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be overwritten
             encoder = _load_encoder(adapter, root)
             try:
-                generator = HifiGan.from_exported(vocoder.tensors("generator."), dim=encoder.dim, **numbers)
+                generator = exported_generator(vocoder.tensors("generator."), dim=encoder.dim, **numbers)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{vocoder.weights}: does not fit {vocoder.config}: {error}") from error
         return cls(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from miipher2.schema_data import DataConfig, DegradationConfig, LoaderConfig, PrepareDataConfig
+from miipher2.schema_generator import GeneratorConfig
 
 
 @dataclass
@@ -31,14 +32,6 @@ class EncoderConfig:
     hubert_revision: str | None = None  # commit of the hub repository
     hubert_layer: int = MISSING
     adapter_hidden_dim: int | None = None  # None: the frozen encoder alone
-
-
-@dataclass
-class GeneratorConfig:
-    channels: int = MISSING
-    upsample_factors: list[int] = MISSING
-    kernels: list[int] = MISSING
-    dilations: list[int] = MISSING
 
 
 @dataclass

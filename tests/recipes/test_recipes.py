@@ -1,98 +1,21 @@
 """The recipes: who moves, what is state, what is handed over."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import HubertConfig, HubertModel
+from tiny_recipes import CPU, RECIPES, VOCOS, adapter, batch, copied, flat, moved, read_back, tiny, vocoder
 
 from miipher2 import rng
 from miipher2.config import ROOT, stage_config
-from miipher2.models.mini import new_mini_encoder
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.ssl import SslRecipe, draw_mask
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.rng import stream
-from miipher2.training.recipe import Batch
-from miipher2.training.updater import NonFiniteError
-
-CPU = torch.device("cpu")
-FRAMES = 20
-
-
-@pytest.fixture(scope="module", params=["mini", "hubert"])
-def encoder_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny encoder in a local folder: a w2v-BERT 2.0 form, and a HuBERT."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "mini":
-        sizes = {"hidden_dim": 16, "layers": 2, "heads": 2, "intermediate_dim": 32, "kernel": 5, "mels": 20}
-        new_mini_encoder(**sizes, mean=0.0, std=5.0, mirror=True).save_pretrained(folder)
-    else:
-        config = HubertConfig(
-            hidden_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=32,
-            conv_dim=[16] * 7,
-            num_conv_pos_embeddings=8,
-            num_conv_pos_embedding_groups=2,
-        )
-        HubertModel(config).save_pretrained(folder)
-    return folder
-
-
-def tiny(stage: str, name: str, encoder: Path, *more: str) -> Any:
-    """Return a mini configuration made tiny."""
-    Plugins.instance()
-    overrides = [f"model.hubert_model_name={encoder}", "model.hubert_layer=2", "data.crop_seconds=0.4", *more]
-    if stage == "train_adapter":
-        overrides += ["model.adapter_hidden_dim=4"]
-    else:
-        overrides += ["data.segment_frames=12", "model.generator.channels=16", "model.generator.kernels=[3]"]
-        overrides += ["model.generator.dilations=[1]", "model.discriminator.max_channels=8"]
-    with initialize_config_dir(str(ROOT / "configs" / stage), version_base="1.3"):
-        return stage_config(compose(name, overrides=overrides), stage)
-
-
-def batch(seed: int = 0) -> Batch:
-    """Return a batch of two noisy tones; the second is shorter than the crop."""
-    generator = torch.Generator().manual_seed(seed)
-    time = torch.arange(FRAMES * 320) / 16_000
-    clean = 0.3 * torch.sin(2 * torch.pi * torch.tensor([[220.0], [330.0]]) * time)
-    clean[1, 15 * 320 :] = 0
-    return {
-        "clean": clean,
-        "degraded": clean + 0.05 * torch.randn(clean.shape, generator=generator),
-        "target": clean,
-        "valid_frames": torch.tensor([FRAMES, 15]),
-        "segment_start": torch.tensor([3, 2]),
-        "utterance": torch.tensor([0, 1]),
-    }
-
-
-def adapter(encoder: Path) -> AdapterRecipe:
-    torch.manual_seed(1)
-    return AdapterRecipe.from_config(tiny("train_adapter", "adapter_mini", encoder), CPU, ROOT)
-
-
-def vocoder(encoder: Path, *more: str) -> VocoderRecipe:
-    torch.manual_seed(1)
-    config = tiny("pre_train_vocoder", "hifigan_pretrain_mini", encoder, "loss.adversarial_from_step=2", *more)
-    return VocoderRecipe.from_config(config, CPU, ROOT)
-
-
-def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    return {name for name in before if not torch.equal(before[name], after[name])}
+from miipher2.training.finite import NonFiniteError
 
 
 def test_only_adapters_move_and_every_one_of_them(encoder_folder: Path) -> None:
@@ -127,35 +50,6 @@ def test_before_the_adversarial_step_only_the_generator_moves(encoder_folder: Pa
     assert "discriminator/loss" not in metrics
 
 
-@pytest.mark.parametrize("idle", ["updater_g", "updater_d"])
-def test_each_player_moves_its_own_parameters_and_no_others(
-    encoder_folder: Path, idle: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With one player's updater idle, its parameters stay, so the other's loss does not reach them."""
-    recipe = vocoder(encoder_folder)
-    recipe.initialise([batch()])
-
-    def backward_only(loss: Tensor, step: int) -> Tensor:
-        loss.backward()
-        return torch.zeros(())
-
-    monkeypatch.setattr(getattr(recipe, idle), "minimize", backward_only)
-    parameters = dict(recipe.generator.named_parameters(prefix="generator"))
-    parameters |= dict(recipe.discriminators.named_parameters(prefix="discriminators"))
-    before = copied(parameters)
-    recipe.update(batch(), 5)
-    player = "discriminators" if idle == "updater_g" else "generator"
-    assert moved(before, parameters) == {name for name in parameters if name.startswith(player)}
-
-
-def test_the_generators_loss_leaves_no_gradient_in_the_discriminators(encoder_folder: Path) -> None:
-    recipe = vocoder(encoder_folder)
-    recipe.initialise([batch()])
-    recipe.update(batch(), 5)
-    assert all(parameter.grad is None for parameter in recipe.discriminators.parameters())
-    assert all(parameter.requires_grad for parameter in recipe.discriminators.parameters())
-
-
 def test_validation_changes_no_state_and_draws_nothing(encoder_folder: Path) -> None:
     for recipe in (adapter(encoder_folder), vocoder(encoder_folder, "ema_decay=0.9")):
         recipe.initialise([batch()])
@@ -166,34 +60,17 @@ def test_validation_changes_no_state_and_draws_nothing(encoder_folder: Path) -> 
         assert torch.equal(chance, rng.global_state()["torch"])
 
 
-def test_a_fresh_recipe_goes_on_from_a_state_to_the_same_bits(encoder_folder: Path) -> None:
-    for make in (adapter, lambda folder: vocoder(folder, "ema_decay=0.9")):
-        one = make(encoder_folder)
-        one.initialise([batch()])
-        for step in range(4):
-            one.update(batch(step), step)
-        state = torch.load(_saved(one.state_dict()), weights_only=True)
-        other = make(encoder_folder)
-        other.load_state_dict(state)
-        for recipe in (one, other):
-            recipe.update(batch(9), 4)
-        assert not moved(flat(one.state_dict()), flat(other.state_dict()))
-
-
-def flat(state: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Return all tensors in a nested state by their path."""
-    if isinstance(state, dict):
-        return {name: tensor for key, value in state.items() for name, tensor in flat(value, f"{prefix}{key}/").items()}
-    return {prefix: torch.as_tensor(state)}
-
-
-def _saved(state: dict[str, Any]) -> Any:
-    import io
-
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return file
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_fresh_recipe_goes_on_from_a_state_to_the_same_bits(encoder_folder: Path, name: str) -> None:
+    one = RECIPES[name](encoder_folder)
+    one.initialise([batch()])
+    for step in range(4):
+        one.update(batch(step), step)
+    other = RECIPES[name](encoder_folder)
+    other.load_state_dict(read_back(one.state_dict()))
+    for recipe in (one, other):
+        recipe.update(batch(9), 4)
+    assert not moved(flat(one.state_dict()), flat(other.state_dict()))
 
 
 @pytest.mark.parametrize("entry", ["model", "optimizers", "schedules", "ema"])
@@ -207,8 +84,11 @@ def test_a_state_without_an_entry_is_refused(encoder_folder: Path, entry: str) -
         vocoder(encoder_folder, "ema_decay=0.9").load_state_dict(state)
 
 
-def test_fine_tuning_starts_from_the_published_weights(encoder_folder: Path, tmp_path: Path) -> None:
-    first, second = adapter(encoder_folder), vocoder(encoder_folder)
+@pytest.mark.parametrize("generator", [(), VOCOS], ids=["hifigan", "vocos"])
+def test_fine_tuning_starts_from_the_published_weights(
+    encoder_folder: Path, tmp_path: Path, generator: tuple[str, ...]
+) -> None:
+    first, second = adapter(encoder_folder), vocoder(encoder_folder, *generator)
     for recipe, name in ((first, "adapter"), (second, "vocoder")):
         recipe.initialise([batch()])
         for step in range(4):
@@ -225,6 +105,7 @@ def test_fine_tuning_starts_from_the_published_weights(encoder_folder: Path, tmp
         "model.adapter_hidden_dim=4",
         f"init_from.adapter={tmp_path / 'adapter'}",
         f"init_from.vocoder={tmp_path / 'vocoder'}",
+        *generator,
     )
     third = VocoderRecipe.from_config(config, CPU, ROOT)
     third.initialise([])  # the statistics came with the weights

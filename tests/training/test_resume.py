@@ -10,7 +10,7 @@ import torch
 from tiny_run import CONFIG, STATE, Tiny, content_of, differences, rewrite
 
 from miipher2.training.checkpoint import ENTRIES, CheckpointError
-from miipher2.training.updater import NonFiniteError
+from miipher2.training.finite import NonFiniteError
 
 
 @pytest.fixture(scope="module")

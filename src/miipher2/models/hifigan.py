@@ -1,23 +1,22 @@
-"""The generator: 50 features a second in, a wave at any rate that is a multiple of 50 Hz out."""
+"""HiFi-GAN's generator: transposed convolutions up from 50 features a second to a wave."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-FRAMES_PER_SECOND = 50
+from miipher2.models.generator import FRAMES_PER_SECOND, Generator
+
 SLOPE = 0.1  # of every LeakyReLU but the last, as in HiFi-GAN
 LAST_SLOPE = 0.01
 EDGE_KERNEL = 7  # of the first and the last convolution, as in HiFi-GAN
 
 
-class HifiGan(nn.Module):
+class HifiGan(Generator):
     """HiFi-GAN's generator.
 
     Args:
@@ -44,9 +43,8 @@ class HifiGan(nn.Module):
         kernels: Sequence[int],
         dilations: Sequence[int],
     ) -> None:
-        super().__init__()
+        super().__init__(sample_rate_hz)
         _check(sample_rate_hz, channels, upsample_factors, kernels)
-        self.sample_rate_hz = sample_rate_hz
         self.upsample_factors = tuple(upsample_factors)
         self.kernels, self.dilations = tuple(kernels), tuple(dilations)
         self.first = weight_norm(nn.Conv1d(dim, channels, EDGE_KERNEL, padding=EDGE_KERNEL // 2))
@@ -60,11 +58,6 @@ class HifiGan(nn.Module):
             channels //= 2
             self.blocks.append(ResidualBlocks(channels, self.kernels, self.dilations))
         self.last = weight_norm(nn.Conv1d(channels, 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2))
-
-    @property
-    def hop_samples(self) -> int:
-        """Return the number of samples in a frame."""
-        return math.prod(self.upsample_factors)
 
     @property
     def halo_frames(self) -> int:
@@ -83,52 +76,9 @@ class HifiGan(nn.Module):
         hidden = self.first(features.transpose(1, 2))
         for upsample, blocks in zip(self.upsamples, self.blocks, strict=True):
             hidden = blocks(upsample(F.leaky_relu(hidden, SLOPE)))
-        return torch.tanh(self.last(F.leaky_relu(hidden, LAST_SLOPE))).squeeze(1)
-
-    def exported_state_dict(self) -> dict[str, Tensor]:
-        """Return plain weights with the weight norm folded in; the generator itself is left as it is."""
-        state = {}
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-                assert module.bias is not None
-                state[f"{name}.weight"] = module.weight.detach().clone()
-                state[f"{name}.bias"] = module.bias.detach().clone()
-        return state
-
-    @torch.no_grad()
-    def load_exported(self, state: Mapping[str, Tensor]) -> None:
-        """Take exported weights and stay trainable: the norm of each weight becomes its weight norm's scale.
-
-        Raises:
-            ValueError: a tensor is missing, one too many, or of another shape; nothing was changed.
-        """
-        expected = {name: tuple(tensor.shape) for name, tensor in self.exported_state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
-            found_shape, wanted = found.get(wrong[0], "missing"), expected.get(wrong[0], "absent")
-            raise ValueError(f"{wrong[0]} is {found_shape}; should be {wanted} ({len(wrong)} tensors differ)")
-        device = next(self.parameters()).device
-        for name, tensor in state.items():
-            owner, _, part = name.rpartition(".")
-            module = self.get_submodule(owner)
-            if is_parametrized(module, part):
-                setattr(module, part, tensor.to(device))
-            else:
-                module.get_parameter(part).copy_(tensor)
-
-    def fold(self) -> "HifiGan":
-        """Replace the weight norm by plain weights, in place: faster to run, no longer what was trained."""
-        for module in list(self.modules()):
-            if is_parametrized(module, "weight"):
-                remove_parametrizations(module, "weight")
-        return self
-
-    @classmethod
-    def from_exported(cls, state: Mapping[str, Tensor], **numbers: Any) -> "HifiGan":
-        """Return a folded generator in eval with these weights; `numbers` are the constructor's arguments."""
-        generator = cls(**numbers).fold()
-        generator.load_exported(state)
-        return generator.eval()
+        # In float32 under autocast too: bfloat16 would leave 8 bits of each value of the wave.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.tanh(self.last(F.leaky_relu(hidden.to(self.last.weight.dtype), LAST_SLOPE))).squeeze(1)
 
 
 class ResidualBlocks(nn.Module):
@@ -172,8 +122,6 @@ def _upsample_shape(factor: int) -> tuple[int, int]:
 
 
 def _check(sample_rate_hz: int, channels: int, upsample_factors: Sequence[int], kernels: Sequence[int]) -> None:
-    if sample_rate_hz % FRAMES_PER_SECOND:
-        raise ValueError(f"sample_rate_hz={sample_rate_hz}; should be a multiple of {FRAMES_PER_SECOND}")
     hop_samples = sample_rate_hz // FRAMES_PER_SECOND
     if (product := math.prod(upsample_factors)) != hop_samples:
         raise ValueError(

@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from miipher2.models.adapter import Adapter, WithAdapter
+from miipher2.models.attention import use_unasked_masks
 from miipher2.models.front_end import HOP_SAMPLES, LogMelFrontEnd, WaveFrontEnd, log_mel_front_end
 
 # WavLM loaded into HubertModel is silently wrong: the class is the one that the config names.
@@ -105,7 +106,8 @@ class SpeechEncoder(nn.Module):
 
         Args:
             waves: 16 kHz; filled up to a whole frame with zeros.
-            valid_frames: how many frames of each row hold audio; what follows is not heard.
+            valid_frames: how many frames of each row hold audio; what follows is not heard. It is looked at, so it
+                should lie on the host: on a GPU it would have to be waited for.
 
         Raises:
             ValueError: there is no audio, or `valid_frames` is not between 1 and the frames there are.
@@ -114,11 +116,12 @@ class SpeechEncoder(nn.Module):
         if frames == 0:
             raise ValueError("waves of 0 samples; should hold at least one")
         waves = F.pad(waves, (0, frames * HOP_SAMPLES - waves.shape[1]))
-        valid = _valid_mask(valid_frames, frames)
-        if valid is None:
+        if valid_frames is None or _all_valid(valid_frames, frames):  # attention is faster without a mask
             return Embedded(self._project(self.front_end(waves)), None)
-        waves = waves.masked_fill(~valid.repeat_interleave(HOP_SAMPLES, dim=1), 0)
-        hidden = self._project(self.front_end(waves, valid_frames))
+        counts = valid_frames.to(waves.device, non_blocking=True)
+        valid = torch.arange(frames, device=waves.device) < counts[:, None]
+        waves = waves.masked_fill(~valid[:, :, None].expand(-1, -1, HOP_SAMPLES).flatten(1), 0)
+        hidden = self._project(self.front_end(waves, counts))
         # The positional convolution looks past the end: a file alone sees zeros there.
         return Embedded(hidden.masked_fill(~valid[..., None], 0), valid)
 
@@ -220,6 +223,7 @@ def _load_cut(name: str, config: Any, layer: int, revision: str | None) -> Any:
         )
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{name}: its file has no {', '.join(missing[:3])} ({len(missing)} missing); should have all")
+    use_unasked_masks(model)
     return model
 
 
@@ -237,16 +241,12 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _valid_mask(valid_frames: Int[Tensor, " batch"] | None, frames: int) -> Bool[Tensor, "batch frame"] | None:
-    """Return which frames hold audio; None where all do, since attention is faster without a mask."""
-    if valid_frames is None:
-        return None
+def _all_valid(valid_frames: Int[Tensor, " batch"], frames: int) -> bool:
+    """Say whether all frames of all rows hold audio."""
     counts = valid_frames.tolist()
     if min(counts) < 1 or max(counts) > frames:
         raise ValueError(f"valid_frames from {min(counts)} to {max(counts)}; should be from 1 to {frames}")
-    if min(counts) == frames:
-        return None
-    return torch.arange(frames, device=valid_frames.device) < valid_frames[:, None]
+    return bool(min(counts) == frames)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

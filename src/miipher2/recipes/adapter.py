@@ -110,8 +110,9 @@ class AdapterRecipe:
         Bool[Tensor, "batch frame"],
     ]:
         """Return predicted, clean and (for validation) degraded features, normalised, and which frames hold audio."""
-        both = torch.cat([batch["clean"], batch["degraded"]]).to(self.device, non_blocking=True)
-        frames = batch["valid_frames"].to(self.device, non_blocking=True)
+        # Each as it lies in pinned memory: what is joined before it is copied would lie elsewhere.
+        both = torch.cat([batch[side].to(self.device, non_blocking=True) for side in ("clean", "degraded")])
+        frames = batch["valid_frames"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             embedded = self.encoder.embed(both, frames.repeat(2))
             clean, degraded = halves(embedded)
@@ -119,7 +120,8 @@ class AdapterRecipe:
                 target = self.encoder.contextualise(clean, adapted=False)
                 plain = self.encoder.contextualise(degraded, adapted=False) if with_degraded else None
             predicted = self.encoder.contextualise(degraded, adapted=True)
-        valid = torch.arange(target.shape[1], device=self.device) < frames[:, None]
+        counts = frames.to(self.device, non_blocking=True)
+        valid = torch.arange(target.shape[1], device=self.device) < counts[:, None]
         normalise = self.normaliser
         return (
             normalise(predicted.float()),

@@ -1,8 +1,7 @@
 """What recipes are made of, from a configuration's plain values: encoder, updaters, feature statistics, weights."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from miipher2.models.normaliser import FeatureNormaliser
 from miipher2.models.ssl import Embedded, SpeechEncoder, load_encoder
+from miipher2.training.finite import Finiteness
 from miipher2.training.recipe import Batch
 from miipher2.training.schedule import learning_rate
 from miipher2.training.updater import Updater
@@ -29,8 +29,10 @@ def make_encoder(model: Any, root: Path) -> SpeechEncoder:
     return encoder
 
 
-def make_updater(name: str, parameters: Iterable[tuple[str, nn.Parameter]], optim: Any) -> Updater:
-    """Return the updater of an `optim` section."""
+def make_updater(
+    name: str, parameters: Iterable[tuple[str, nn.Parameter]], optim: Any, finite: Finiteness | None = None
+) -> Updater:
+    """Return the updater of an `optim` section; players of one recipe share `finite`."""
     return Updater(
         name,
         parameters,
@@ -38,6 +40,7 @@ def make_updater(name: str, parameters: Iterable[tuple[str, nn.Parameter]], opti
         weight_decay=optim.weight_decay,
         betas=(optim.betas[0], optim.betas[1]),
         max_grad_norm=optim.max_grad_norm,
+        finite=finite,
     )
 
 
@@ -91,7 +94,7 @@ def fit_normaliser(
     for batch in batches:
         frames = batch["valid_frames"]
         with torch.no_grad():
-            features = encoder(batch["clean"].to(device), frames.to(device), adapted=False).float()
+            features = encoder(batch["clean"].to(device), frames, adapted=False).float()
         normaliser.fit(features, (torch.arange(features.shape[1]) < frames[:, None]).to(device))
 
 
@@ -101,15 +104,3 @@ def halves(embedded: Embedded) -> tuple[Embedded, Embedded]:
     valid = embedded.valid
     first = Embedded(embedded.hidden[:middle], None if valid is None else valid[:middle])
     return first, Embedded(embedded.hidden[middle:], None if valid is None else valid[middle:])
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Hold a module's parameters out of the graph, so that a loss passes through it and not into it."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in module.parameters():
-            parameter.requires_grad_(True)

@@ -7,23 +7,24 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from miipher2.losses import MelDistance, discriminator_loss, feature_matching_loss, generator_adversarial_loss
 from miipher2.models.discriminators import Discriminators
-from miipher2.models.hifigan import HifiGan
+from miipher2.models.generator import Generator
+from miipher2.models.generators import new_generator
 from miipher2.models.normaliser import FeatureNormaliser
 from miipher2.models.ssl import SpeechEncoder
 from miipher2.recipes.parts import (
     check_names,
     fit_normaliser,
-    frozen,
     make_encoder,
     make_updater,
     named,
     read_weights,
     under,
 )
+from miipher2.training.average import MovingAverage
+from miipher2.training.finite import Finiteness
 from miipher2.training.recipe import Batch, Metrics
 from miipher2.training.updater import Updater
 
@@ -58,7 +59,7 @@ class VocoderRecipe:
         self,
         encoder: SpeechEncoder,
         normaliser: FeatureNormaliser,
-        generator: HifiGan,
+        generator: Generator,
         discriminators: Discriminators,
         updaters: tuple[Updater, Updater],
         *,
@@ -77,9 +78,7 @@ class VocoderRecipe:
         self.bf16 = precision == "bf16"
         self.device = next(generator.parameters()).device
         self.mel_distance = MelDistance(generator.sample_rate_hz).to(self.device)
-        self.average = None
-        if ema_decay is not None:
-            self.average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+        self.average = None if ema_decay is None else MovingAverage(generator, ema_decay)
 
     @classmethod
     def from_config(cls, config: Any, device: torch.device, root: Path) -> "VocoderRecipe":
@@ -87,7 +86,7 @@ class VocoderRecipe:
         model = config.model
         encoder = make_encoder(model, root)
         normaliser = FeatureNormaliser(encoder.dim)
-        generator = HifiGan(encoder.dim, model.sample_rate_hz, **model.generator)
+        generator = new_generator(dim=encoder.dim, sample_rate_hz=model.sample_rate_hz, **model.generator)
         discriminators = Discriminators(**model.discriminator)
         started_from = {}
         if (published := config.init_from.adapter) is not None:
@@ -101,14 +100,15 @@ class VocoderRecipe:
         for module in (encoder, normaliser, generator, discriminators):
             module.to(device)
         encoder.requires_grad_(False)
+        finite = Finiteness(device)
         return cls(
             encoder,
             normaliser,
             generator,
             discriminators,
             (
-                make_updater("generator", generator.named_parameters(), config.optim),
-                make_updater("discriminators", discriminators.named_parameters(), config.optim_discriminator),
+                make_updater("generator", generator.named_parameters(), config.optim, finite),
+                make_updater("discriminators", discriminators.named_parameters(), config.optim_discriminator, finite),
             ),
             hears=config.hears,
             loss_weights=dict(config.loss),
@@ -124,7 +124,11 @@ class VocoderRecipe:
             fit_normaliser(self.normaliser, self.encoder, batches, self.device)
 
     def update(self, batch: Batch, step: int) -> Metrics:
-        """Make one update of the discriminators and one of the generator."""
+        """Make one update of the discriminators and one of the generator.
+
+        The discriminators hear real and fake once: what they say of them serves their own loss and the generator's, and
+        neither player moves before both gradients are known.
+        """
         features, real = self._segment(batch)
         weights = self.loss_weights
         adversarial = step >= weights["adversarial_from_step"]
@@ -132,24 +136,23 @@ class VocoderRecipe:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             fake = self.generator(features).float()
             if adversarial:
-                loss_d = discriminator_loss(self.discriminators(real), self.discriminators(fake.detach()))
-        if adversarial:
-            metrics["discriminator/grad_norm"] = self.updater_d.minimize(loss_d, step)
-            metrics["discriminator/loss"] = loss_d.detach()
+                known, judged = self.discriminators(real), self.discriminators(fake)
         mel = self.mel_distance(fake, real)
         loss_g = weights["mel"] * mel
         if adversarial:
-            with frozen(self.discriminators), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                judged = self.discriminators(fake)
-                with torch.no_grad():
-                    known = self.discriminators(real)
-                fooling, matching = generator_adversarial_loss(judged), feature_matching_loss(known, judged)
+            fooling, matching = generator_adversarial_loss(judged), feature_matching_loss(known, judged)
             loss_g = loss_g + weights["adversarial"] * fooling + weights["feature_matching"] * matching
             metrics["generator/adversarial"] = fooling.detach()
             metrics["generator/feature_matching"] = matching.detach()
-        metrics["generator/grad_norm"] = self.updater_g.minimize(loss_g, step)
+        metrics["generator/grad_norm"] = self.updater_g.collect(loss_g, step, retain_graph=adversarial)
+        if adversarial:
+            loss_d = discriminator_loss(known, judged)
+            metrics["discriminator/grad_norm"] = self.updater_d.collect(loss_d, step)
+            metrics["discriminator/loss"] = loss_d.detach()
+            self.updater_d.apply(step)
+        self.updater_g.apply(step)
         if self.average is not None:
-            self.average.update_parameters(self.generator)
+            self.average.follow(self.generator, self.updater_g.finite.broken)
         return {**metrics, "generator/loss": loss_g.detach(), "generator/mel": mel.detach()}
 
     @torch.no_grad()
@@ -170,7 +173,7 @@ class VocoderRecipe:
             },
             "optimizers": {player.name: player.optimizer_state() for player in players},
             "schedules": {player.name: player.schedule_state() for player in players},
-            "ema": {} if self.average is None else dict(self.average.state_dict()),
+            "ema": {} if self.average is None else dict(self.average.module.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -183,7 +186,7 @@ class VocoderRecipe:
         if (self.average is None) != (not state["ema"]):
             raise ValueError("the checkpoint and this run disagree on ema_decay: one of them keeps a moving average")
         if self.average is not None:
-            self.average.load_state_dict(state["ema"])
+            self.average.module.load_state_dict(state["ema"])
         for player in (self.updater_g, self.updater_d):
             player.load(state["optimizers"][player.name], state["schedules"][player.name])
 
@@ -197,17 +200,13 @@ class VocoderRecipe:
             "discriminators": dict(self.discriminators.state_dict()),
         }
 
-    def _exported_generator(self) -> HifiGan:
-        if self.average is None:
-            return self.generator
-        assert isinstance(self.average.module, HifiGan)
-        return self.average.module
+    def _exported_generator(self) -> Generator:
+        return self.generator if self.average is None else self.average.module
 
     def _features(self, batch: Batch) -> Float[Tensor, "batch frame dim"]:
         waves = batch[self.hears].to(self.device, non_blocking=True)
-        frames = batch["valid_frames"].to(self.device, non_blocking=True)
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features = self.encoder(waves, frames, adapted=self.hears == "degraded").float()
+            features = self.encoder(waves, batch["valid_frames"], adapted=self.hears == "degraded").float()
         return self.normaliser(features)
 
     def _segment(self, batch: Batch) -> tuple[Float[Tensor, "batch segment dim"], Float[Tensor, "batch time"]]:

@@ -2,16 +2,17 @@
 
 import logging
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from miipher2 import rng
 from miipher2.training import folder as run_folder
+from miipher2.training.finite import NonFiniteError
 from miipher2.training.recipe import Batch, Metrics, Recipe, Tracker
 from miipher2.training.run import Run
 from miipher2.training.signals import Interrupted, StopRequest, stop_request
-from miipher2.training.updater import NonFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,12 @@ def train(
     """
     best: dict[str, Any] | None = None if run.resumed is None else run.resumed["best"]
     step = run.start_step
-    with stop_request() as stop:
+    recent: dict[int, Batch] = {}
+    with stop_request() as stop, _naming_the_batch(recent):
         for batch in batches(step, plan.steps):
-            metrics = _update(recipe, batch, step)
+            recent[step] = batch
+            recent.pop(step - 2, None)
+            metrics = recipe.update(batch, step)
             step += 1
             best = _record(recipe, plan, step, metrics, best, validation, tracker)
             if stop or step == plan.steps or step % plan.save_interval == 0:
@@ -66,12 +70,16 @@ def train(
         return _validate(recipe, validation)
 
 
-def _update(recipe: Recipe, batch: Batch, step: int) -> Metrics:
+@contextmanager
+def _naming_the_batch(recent: dict[int, Batch]) -> Iterator[None]:
+    """Say which batch gave what is not finite: on CUDA that is known one step later."""
     try:
-        return recipe.update(batch, step)
+        yield
     except NonFiniteError as error:
+        batch = recent.get(error.step, {})
         used = batch["utterance"].tolist() if "utterance" in batch else "unknown"
-        raise NonFiniteError(f"{error}; batch {step} holds the utterances {used}; nothing was saved since") from None
+        text = f"{error}; batch {error.step} holds the utterances {used}; nothing was saved since"
+        raise NonFiniteError(text, error.step) from None
 
 
 def _record(

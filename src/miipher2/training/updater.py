@@ -7,15 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
-class NonFiniteError(ArithmeticError):
-    """A loss or gradient is NaN or infinite; nothing was changed."""
+from miipher2.training.finite import Finiteness
 
 
 class Updater:
     """Clears, clips and steps its own parameters with AdamW, at the learning rate that `schedule` gives for the step.
 
-    Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), torch.optim.AdamW.
+    Args:
+        finite: shared by the players of a recipe, so that one that is not finite stops all; None: its own.
+
+    Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), torch.optim.AdamW, in its fused form on every device.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Updater:
         weight_decay: float,
         betas: tuple[float, float],
         max_grad_norm: float,
+        finite: Finiteness | None = None,
     ) -> None:
         self.name = name
         self.parameters = dict(parameters)
@@ -35,38 +37,60 @@ class Updater:
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
         self.updates = 0
-        on_cuda = next(iter(self.parameters.values())).is_cuda
-        self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()),
-            lr=schedule(0),
-            betas=betas,
-            weight_decay=weight_decay,
-            fused=on_cuda or None,
+        self.finite = finite or Finiteness(next(iter(self.parameters.values())).device)
+        self.optimizer: Any = torch.optim.AdamW(
+            list(self.parameters.values()), lr=schedule(0), betas=betas, weight_decay=weight_decay, fused=True
         )
 
     def minimize(self, loss: Float[Tensor, ""], step: int) -> Float[Tensor, ""]:
         """Make one update against `loss` and return the gradient's norm before clipping.
 
         Raises:
-            NonFiniteError: the loss or the gradient is not finite; no parameter was changed.
+            NonFiniteError: a loss or gradient is not finite, of this step or (on CUDA) the one before; no parameter was
+                changed since.
+        """
+        norm = self.collect(loss, step)
+        self.apply(step)
+        return norm
+
+    def collect(self, loss: Float[Tensor, ""], step: int, *, retain_graph: bool = False) -> Float[Tensor, ""]:
+        """Take the gradient of `loss` for the own parameters and no others, clip it, and return its norm before that.
+
+        Args:
+            retain_graph: another player's loss goes through the same graph afterwards.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is not finite, where that is read at once.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
-        if not torch.isfinite(norm + loss.detach()):
-            value = float(loss.detach())
-            raise NonFiniteError(f"step {step + 1}: {self.name} has loss {value} and gradient norm {float(norm)}")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(step)
+        loss.backward(inputs=list(self.parameters.values()), retain_graph=retain_graph)
         unreached = [name for name, parameter in self.parameters.items() if parameter.grad is None]
         assert not unreached, f"{self.name}: no gradient reaches {unreached[0]}, so no checkpoint would hold its state"
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
+        self.finite.observe(self.name, step, loss, norm)
+        return norm
+
+    def apply(self, step: int) -> None:
+        """Step along the gradient that was collected, unless some player's was not finite.
+
+        Raises:
+            NonFiniteError: a loss or gradient of an earlier step was not.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(step)
+        self.optimizer.found_inf = self.finite.broken
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
-        return norm
+        self.finite.settle(before=step)
 
     def optimizer_state(self) -> dict[str, Any]:
-        """Return AdamW's moments by parameter name."""
+        """Return AdamW's moments by parameter name.
+
+        Raises:
+            NonFiniteError: a loss or gradient was not finite; what would be saved is no state to go on from.
+        """
+        self.finite.settle()
         state = self.optimizer.state
         return {name: dict(state[parameter]) for name, parameter in self.parameters.items() if parameter in state}
 
