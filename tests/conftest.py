@@ -19,6 +19,7 @@ from beartype._check.code import codemain
 
 # Tests share two cores, and a forked process with more than one OpenMP thread waits for ever for the others.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, in whichever test that is
 torch.set_num_threads(1)
 
 # beartype chooses the item of a list that it checks by Python's global generator, which our tests compare bit for bit.

@@ -28,6 +28,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "wav2vec2_base": ("Wav2Vec2", CONVOLUTIONS),
     "wav2vec2_large": ("Wav2Vec2", CONVOLUTIONS | LARGE | {"add_adapter": True}),
     "w2v_bert": ("Wav2Vec2Bert", {"conv_depthwise_kernel_size": 5, "add_adapter": True}),
+    "w2v_bert_2": ("Wav2Vec2Bert", {}),  # as facebook/w2v-bert-2.0: relative keys, kernel 31, swish
     "mini": ("mini", {}),
 }
 
@@ -77,6 +78,27 @@ def test_cut_encoder_gives_the_hidden_states_of_the_full_model(family: str, fold
         assert (encoder.layer, encoder.dim, len(encoder.encoder.layers)) == (layer, DIM, layer)
         torch.testing.assert_close(encoder(waves), hidden_states[layer], atol=1e-5, rtol=0)
         assert not torch.allclose(encoder(waves), hidden_states[layer - 1], atol=1e-2)
+
+
+def test_w2v_bert_2_hears_what_its_own_extractor_makes(folders: dict[str, Path]) -> None:
+    """From the wave to the layer, padded batch and all, as transformers runs facebook/w2v-bert-2.0."""
+    full, extractor = new_model("w2v_bert_2"), transformers.SeamlessM4TFeatureExtractor(padding_value=1)
+    assert (full.config.position_embeddings_type, full.config.conv_depthwise_kernel_size) == ("relative_key", 31)
+    waves, counts = new_waves(2), [50, 31]
+    # Its frames begin where a window fits: 120 values on each side make as many as the wave has.
+    heard = [np.pad(wave[: count * 320].numpy(), (120, 120)) for wave, count in zip(waves, counts, strict=True)]
+    given = extractor(heard, sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        expected = full(**given, output_hidden_states=True).hidden_states[2]
+    found = load_encoder(folders["w2v_bert_2"], 2)(waves, torch.tensor(counts))
+    for row, count in enumerate(counts):
+        torch.testing.assert_close(found[row, :count], expected[row, :count], atol=2e-3, rtol=0)
+
+
+def test_attention_is_fused_where_the_model_allows_it(folders: dict[str, Path]) -> None:
+    for family in ("hubert_base", "hubert_large", "wav2vec2_base", "w2v_bert_2"):
+        assert load_encoder(folders[family], 1).encoder.config._attn_implementation == "miipher2_sdpa"
+    assert load_encoder(folders["wavlm_base"], 1).encoder.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -68,13 +68,15 @@ def masked_group_norm(
 ) -> Float[Tensor, "batch dim time"]:
     """Apply a GroupNorm of one channel a group, with the statistics of each row's first `lengths` values."""
     assert norm.num_groups == norm.num_channels
-    hidden = hidden.float()  # as torch's own under autocast
-    valid = (torch.arange(hidden.shape[-1], device=hidden.device) < lengths[:, None])[:, None]
+    wide = hidden.float()  # statistics as torch's own under autocast
+    valid = (torch.arange(hidden.shape[-1], device=hidden.device) < lengths[:, None]).float()
     count = lengths[:, None, None]
-    mean = hidden.masked_fill(~valid, 0).sum(-1, keepdim=True) / count
-    variance = (hidden - mean).masked_fill(~valid, 0).square().sum(-1, keepdim=True) / count
-    normalised = (hidden - mean) * torch.rsqrt(variance + norm.eps)
-    return normalised * norm.weight[:, None] + norm.bias[:, None]
+    # The first layer is 60 times as long as the last: few passes over it are worth an unusual form.
+    with torch.autocast(hidden.device.type, enabled=False):
+        mean = wide @ valid[:, :, None] / count
+        deviation = torch.linalg.vector_norm((wide - mean) * valid[:, None], dim=-1, keepdim=True)
+        scale = norm.weight[:, None] * torch.rsqrt(deviation.square() / count + norm.eps)
+        return torch.addcmul(norm.bias[:, None] - mean * scale, wide, scale).to(hidden.dtype)
 
 
 def _normalise_wave(

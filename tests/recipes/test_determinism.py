@@ -1,0 +1,115 @@
+"""Determinism: nothing in an update is refused by deterministic algorithms, and CUDA gives the same bits again."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_recipes import CPU, RECIPES, batch, copied, flat, moved, read_back
+
+from miipher2.config import ROOT
+from miipher2.environment import start_runtime
+from miipher2.training.finite import NonFiniteError
+
+# Calls whose backward on CUDA is refused in deterministic mode, or adds by index in no fixed order outside it.
+REFUSED = (
+    r"torch\.i?stft|mode=\"(reflect|replicate|circular|linear|bilinear)|F\.(fold|interpolate|ctc_loss|grid_sample)"
+)
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """Allow deterministic algorithms only."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def cuda() -> Iterator[torch.device]:
+    """Return a CUDA device as a stage starts it."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    yield start_runtime("cuda", True, None)
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.usefixtures("strict")
+def test_two_runs_are_the_same_with_deterministic_algorithms_alone(encoder_folder: Path, name: str) -> None:
+    assert not moved(*(flat(run(name, encoder_folder, CPU)) for _ in range(2)))
+
+
+def test_no_call_is_written_whose_backward_has_no_fixed_order() -> None:
+    files = [ROOT / "src/miipher2/losses.py", *sorted((ROOT / "src/miipher2/models").glob("*.py"))]
+    code = {path.name: re.sub(r'#[^\n]*|""".*?"""', "", path.read_text(), flags=re.DOTALL) for path in files}
+    assert len(code) > 8
+    assert {name: found for name, text in code.items() if (found := re.findall(REFUSED, text))} == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_resumed_run_on_cuda_is_the_same_run(
+    encoder_folder: Path, name: str, precision: str, cuda: torch.device
+) -> None:
+    whole = run(name, encoder_folder, cuda, f"precision={precision}")
+    half = read_back(run(name, encoder_folder, cuda, f"precision={precision}", stop=3))
+    resumed = run(name, encoder_folder, cuda, f"precision={precision}", start=3, state=half)
+    assert not moved(flat(whole), flat(resumed))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_update_on_cuda_makes_the_host_wait_for_nothing(encoder_folder: Path, name: str, cuda: torch.device) -> None:
+    recipe = RECIPES[name](encoder_folder, device=cuda)
+    recipe.initialise([batch()])
+    pinned = [{key: tensor.pin_memory() for key, tensor in batch(seed).items()} for seed in range(2)]
+    for step in range(3):
+        recipe.update(pinned[0], step)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        recipe.update(pinned[1], 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_what_is_not_finite_is_known_one_step_later_on_cuda_and_moves_nothing(
+    encoder_folder: Path, cuda: torch.device
+) -> None:
+    recipe = RECIPES["adapter"](encoder_folder, device=cuda)
+    recipe.initialise([batch()])
+    recipe.update(batch(), 0)
+    broken = batch()
+    broken["degraded"][0, 0] = float("nan")
+    before = copied(recipe.encoder.adapter_state_dict())
+    recipe.update(broken, 1)
+    assert not moved(before, recipe.encoder.adapter_state_dict())
+    with pytest.raises(NonFiniteError, match="step 2: adapter has loss nan"):
+        recipe.update(batch(), 2)
+    assert not moved(before, recipe.encoder.adapter_state_dict())
+    recipe.update(broken, 3)
+    with pytest.raises(NonFiniteError, match="step 4: adapter has loss nan"):
+        recipe.state_dict()
+
+
+def run(
+    name: str, folder: Path, device: torch.device, *more: str, start: int = 0, stop: int = 6, state: Any = None
+) -> dict[str, Any]:
+    """Make the updates of some steps, fresh or from a state, and return the state after them."""
+    recipe = RECIPES[name](folder, *more, device=device)
+    if state is None:
+        recipe.initialise([batch()])
+    else:
+        recipe.load_state_dict(state)
+    for step in range(start, stop):
+        recipe.update(batch(step), step)
+    found: dict[str, Any] = read_back(recipe.state_dict())
+    return found
