@@ -23,21 +23,22 @@ class _BesideTheBar(logging.Handler):
         tqdm.write(self.format(record))
 
 
-def log_to_stdout() -> None:
-    """Send log lines of this project to standard output as `[INFO] …`."""
+def log_to_stdout(level: int = logging.INFO) -> None:
+    """Send log lines of this project, of a level and above, to standard output as `[INFO] …`."""
     handler = _BesideTheBar()
     handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
     logger = logging.getLogger("miipher2")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
 
 
-def start_runtime(device: str, deterministic: bool, threads: int | None) -> torch.device:
+def start_runtime(device: str, deterministic: bool, threads: int | None, local_rank: int | None = None) -> torch.device:
     """Set threads and determinism, and return the device; must run before CUDA starts.
 
     Args:
         device: `auto` (CUDA where there is some), `cpu`, `cuda` or `cuda:1`.
+        local_rank: the process's number among those of one run on this host; `auto` and `cuda` are then its own GPU.
         threads: for operations on the CPU; None leaves PyTorch's default, one for each core.
 
     Raises:
@@ -52,12 +53,14 @@ def start_runtime(device: str, deterministic: bool, threads: int | None) -> torc
     if device.startswith("cuda") and not available:
         raise ValueError(f"runtime.device={device}: PyTorch sees no CUDA device; use runtime.device=cpu or auto")
     chosen = torch.device("cuda" if device == "auto" and available else "cpu" if device == "auto" else device)
+    if chosen.type == "cuda" and chosen.index is None and local_rank is not None:
+        chosen = torch.device("cuda", local_rank)
     if chosen.type == "cuda":
         torch.cuda.init()
     return chosen
 
 
-def describe_environment(device: torch.device) -> dict[str, str]:
+def describe_environment(device: torch.device, ranks: int = 1) -> dict[str, str]:
     """Return what the bits depend on; it is compared on a resume."""
     on_cuda = device.type == "cuda"
     return {
@@ -70,6 +73,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "transformers": transformers.__version__,
         "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_cuda else "none",
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        "ranks": str(ranks),
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
     }

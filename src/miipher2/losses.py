@@ -1,7 +1,7 @@
 """What training minimises: distances between features, between waves, and the two sides of the adversarial game."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,6 +20,7 @@ def feature_loss(
     l1: float = 1.0,
     l2: float = 1.0,
     spectral_convergence: float = 1.0,
+    average: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, ""]:
     """Return L1 + L2 + spectral convergence between two feature sequences, over the valid frames.
 
@@ -28,6 +29,8 @@ def feature_loss(
     Args:
         valid: which frames count; None: all.
         l1, l2, spectral_convergence: weights of the three terms.
+        average: gives a value's mean over all processes, where a batch is divided among them: the mean of their losses
+            is then that of the whole batch, though each has another number of frames and another power.
 
     Source: Koizumi et al. 2023, Miipher (arXiv:2303.01664).
     """
@@ -39,7 +42,11 @@ def feature_loss(
         target = target.masked_fill(~valid[..., None], 0)
         counted = valid.sum() * difference.shape[-1]
     absolute, squared = difference.abs().sum(), difference.square().sum()
-    power = target.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+    power = target.square().sum()
+    if average is not None:
+        frames_and_power = torch.stack([torch.zeros_like(power) + counted, power])
+        counted, power = average(frames_and_power)
+    power = power.clamp_min(torch.finfo(torch.float32).tiny)
     return l1 * absolute / counted + l2 * squared / counted + spectral_convergence * squared / power
 
 

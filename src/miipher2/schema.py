@@ -76,6 +76,7 @@ class RuntimeConfig:
     device: str = MISSING  # auto, cpu, cuda or cuda:1
     deterministic: bool = MISSING
     threads: int | None = None
+    launch: str = "python"  # what starts the script under DVC: a launcher with its options for several processes
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -14,14 +15,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from miipher2 import rng
-from miipher2.config import ROOT, find_checkpoint, stage_config
+from miipher2.config import ROOT, TRAINING_STAGES, find_checkpoint, stage_config
 from miipher2.data.examples import Examples
 from miipher2.data.loader import steps_loader
 from miipher2.data.prepared import Prepared
 from miipher2.data.stored import StoredExamples
 from miipher2.environment import describe_code, describe_environment, log_to_stdout, start_runtime
-from miipher2.tracking import Tracker, start_wandb
+from miipher2.tracking import NoTracker, Tracker, start_wandb
 from miipher2.training import folder as run_folder
+from miipher2.training import ranks
 from miipher2.training.checkpoint import check_room, size_of
 from miipher2.training.durable import write_durably
 from miipher2.training.loop import Plan, train
@@ -48,10 +50,32 @@ def run_stage(
         FileNotFoundError: `checkpoint.resume_from` names no file; nothing was touched.
         ValueError: the configuration, the data or the checkpoint does not fit; nothing was touched.
     """
-    log_to_stdout()
+    local_rank = ranks.local_rank()
+    log_to_stdout(logging.ERROR if int(os.environ.get("RANK", 0)) else logging.INFO)
     config = stage_config(composed, stage)
     path = find_checkpoint(config.checkpoint.resume_from)
-    device = start_runtime(**config.runtime)
+    settings = config.runtime
+    device = start_runtime(settings.device, settings.deterministic, settings.threads, local_rank)
+    ranks.start(device)
+    try:
+        return _run(config, stage, path, device, build, best_metric, composed)
+    finally:
+        ranks.stop()
+
+
+def _run(
+    config: DictConfig,
+    stage: str,
+    path: Path | None,
+    device: torch.device,
+    build: Callable[[Any, torch.device, Path], Recipe],
+    best_metric: str,
+    composed: DictConfig,
+) -> Recipe:
+    if ranks.count() > 1 and stage not in TRAINING_STAGES:
+        raise ValueError(f"{stage}: {ranks.count()} processes; its masks hang on the whole batch, so start only one")
+    if config.batch_size % ranks.count():
+        raise ValueError(f"batch_size={config.batch_size}: should be a multiple of the {ranks.count()} processes")
     data = Prepared.read(ROOT, config.data.prepared)
     rng.seed_global(config.seed)
     recipe = build(config, device, ROOT)
@@ -61,7 +85,7 @@ def run_stage(
         config=OmegaConf.to_container(config, resolve=True),
         data_sha256=data.digest,
         sources=recipe.sources,
-        environment=describe_environment(device),
+        environment=describe_environment(device, ranks.count()),
         about=describe_code(ROOT),
     )
     run.begin(config.checkpoint.resume_from, path, config.checkpoint.on_config_change)
@@ -69,6 +93,12 @@ def run_stage(
         raise ValueError(f"steps={config.steps}: {path} is at step {run.start_step}; steps is the step to train to")
     if run.resumed is not None:
         run.restore(recipe)
+    # Whoever fails before here has touched nothing, and neither have the others.
+    ranks.wait()
+    if ranks.rank():
+        train_run(config, run, recipe, data, best_metric, resume_command(composed))
+        ranks.wait()
+        return recipe
     with run_folder.held(run.folder):
         aside = run_folder.set_aside(run.folder, run.parent)
         if aside is not None:
@@ -81,6 +111,7 @@ def run_stage(
         log.info("Published %s", published)
         if "resume_param" in composed:
             write_results(ROOT / "exp" / "results", stage, final, run.folder / "history.csv")
+        ranks.wait()
     return recipe
 
 
@@ -97,18 +128,8 @@ def train_run(
     checkpoint = config.checkpoint
     with rng.guarded():  # feature statistics, W&B and the tracker must not move the generators
         if run.resumed is None:
-            recipe.initialise(batches(0, INITIAL_BATCHES))
-        known = run.resumed["wandb"] if run.resumed is not None and checkpoint.save_wandb_metadata else None
-        wandb_run = start_wandb(run.folder, **OmegaConf.to_container(config.wandb), config=run.config, inherited=known)
-    tracker = Tracker(
-        run.folder,
-        recipe.metric_names,
-        start_step=run.start_step,
-        steps=config.steps,
-        history="" if run.resumed is None else run.resumed["history"],
-        wandb_run=wandb_run,
-        inherit_wandb=checkpoint.save_wandb_metadata,
-    )
+            recipe.initialise(batches(0, INITIAL_BATCHES, whole=True))
+        tracker = NoTracker() if ranks.rank() else start_tracker(config, run, recipe)
     plan = Plan(
         steps=config.steps,
         log_interval=config.log_interval,
@@ -129,8 +150,27 @@ def train_run(
     return final
 
 
-def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int], Any], Callable[[], list[Batch]]]:
-    """Return the training batches as a function of the steps [from, to), and the fixed validation batches."""
+def start_tracker(config: DictConfig, run: Run, recipe: Recipe) -> Tracker:
+    """Return what records the run, its W&B run started or gone on with."""
+    inherit = config.checkpoint.save_wandb_metadata
+    known = run.resumed["wandb"] if run.resumed is not None and inherit else None
+    wandb_run = start_wandb(run.folder, **OmegaConf.to_container(config.wandb), config=run.config, inherited=known)
+    return Tracker(
+        run.folder,
+        recipe.metric_names,
+        start_step=run.start_step,
+        steps=config.steps,
+        history="" if run.resumed is None else run.resumed["history"],
+        wandb_run=wandb_run,
+        inherit_wandb=inherit,
+    )
+
+
+def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[..., Any], Callable[[], list[Batch]]]:
+    """Return the training batches as a function of the steps [from, to), and the fixed validation batches.
+
+    Of both, this rank's share: of each training batch its slots (unless asked for the whole), of validation batches.
+    """
     stored = config.loader.stored
     training = (
         make_examples(config, data)
@@ -141,12 +181,14 @@ def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int
     on_cuda = torch.cuda.is_initialized()
     validation: list[Batch] = []
 
-    def batches(start_step: int, stop_step: int) -> Any:
+    def batches(start_step: int, stop_step: int, whole: bool = False) -> Any:
         return steps_loader(
             training,
             start_step=start_step,
             stop_step=stop_step,
             batch_size=config.batch_size,
+            rank=0 if whole else ranks.rank(),
+            world_size=1 if whole else ranks.count(),
             num_workers=config.loader.num_workers,
             prefetch=config.loader.prefetch,
             pin_memory=on_cuda,
@@ -154,11 +196,9 @@ def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[[int, int
 
     def validation_batches() -> list[Batch]:
         if not validation:
-            count = config.validation_batches
+            own, size = ranks.share(config.validation_batches), config.batch_size
             validation.extend(
-                steps_loader(
-                    held, start_step=0, stop_step=count, batch_size=config.batch_size, num_workers=0, prefetch=1
-                )
+                steps_loader(held, start_step=own.start, stop_step=own.stop, batch_size=size, num_workers=0, prefetch=1)
             )
         return validation
 
@@ -202,7 +242,7 @@ def resume_command(composed: DictConfig) -> Callable[[str], str]:
         return _dvc_command
     script, *rest = sys.argv
     kept = [word for word in rest if not word.startswith("checkpoint.resume_from=")]
-    begin = shlex.join(["uv", "run", _relative(script), *kept])
+    begin = shlex.join(["uv", "run", *ranks.launcher(), _relative(script), *kept])
     return lambda path: f"{begin} checkpoint.resume_from={_relative(path)}"
 
 

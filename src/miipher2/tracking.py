@@ -16,6 +16,23 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 
 
+class NoTracker:
+    """Records nothing: what the ranks beside rank 0 have."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def history(self) -> str:
+        """Return nothing."""
+        return ""
+
+    def identity(self) -> None:
+        """Return nothing."""
+
+    def close(self, exit_code: int) -> None:
+        """Do nothing."""
+
+
 class Tracker:
     """Records the metrics of a run.
 

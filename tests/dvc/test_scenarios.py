@@ -155,6 +155,16 @@ def test_the_command_after_a_sigterm_repeats_every_setting(clone: Clone) -> None
     assert all(skipped(stage, fresh) for stage in ("train_adapter", "pre_train_vocoder", "finetune_vocoder"))
 
 
+def test_two_processes_train_through_one_parameter(clone: Clone) -> None:
+    launch = "train_adapter.runtime.launch='torchrun --standalone --nproc-per-node=2'"
+    output = clone.experiment(launch, "train_adapter.seed=8")
+    assert "torchrun --standalone --nproc-per-node=2 stages/train_adapter.py" in output
+    described = read_json(clone.root / f"{ADAPTER}/checkpoint_8.json")
+    assert described["environment"]["ranks"] == "2"
+    again = clone.experiment(launch, "train_adapter.seed=8")
+    assert skipped("train_adapter", again)
+
+
 def test_a_finished_stage_is_extended(clone: Clone) -> None:
     output = clone.experiment("train_adapter.steps=10", f"checkpoint.resume_from={ADAPTER}/checkpoint_8.pt")
     assert "Running stage 'train_adapter'" in output

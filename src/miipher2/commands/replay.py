@@ -61,12 +61,14 @@ def find_waypoints(start: Path, end: Path) -> dict[int, Path]:
 
     Raises:
         FileNotFoundError: one of the two is missing.
-        ValueError: they are not an earlier and a later checkpoint of one run.
+        ValueError: they are not an earlier and a later checkpoint of one run, or it had several processes.
     """
     (first, _), (last, _) = load(start), load(end)
     for key in ("stage", "run_id"):
         if first[key] != last[key]:
             raise ValueError(f"{start} has the {key} {first[key]}, {end} has {last[key]}; they should be of one run")
+    if (count := max(int(each["environment"].get("ranks", 1)) for each in (first, last))) > 1:
+        raise ValueError(f"{end}: made by {count} processes, which add in another order than the one that replays")
     if first["step"] >= last["step"]:
         raise ValueError(f"{start} is at step {first['step']} and {end} at {last['step']}; FROM should be the earlier")
     found = {last["step"]: end}
@@ -96,7 +98,8 @@ def replay(start: Path, waypoints: dict[int, Path], scratch: Path) -> "Replayed"
     except OmegaConfBaseException as error:
         raise ValueError(f"{start}: this version of the code cannot read its configuration: {error}") from None
     module, name, best_metric = RECIPES[stage]
-    device = start_runtime(**config.runtime)
+    settings = config.runtime
+    device = start_runtime(settings.device, settings.deterministic, settings.threads)
     data = Prepared.read(ROOT, config.data.prepared)
     rng.seed_global(config.seed)
     recipe: Recipe = getattr(import_module(module), name).from_config(config, device, ROOT)
@@ -132,7 +135,14 @@ class Replayed(Run):
     difference: Difference | None = None
 
     def save(
-        self, recipe: Recipe, step: int, *, history: str, best: dict[str, Any] | None, wandb: dict[str, str] | None
+        self,
+        recipe: Recipe,
+        step: int,
+        *,
+        chance: list[dict[str, Any]],
+        history: str,
+        best: dict[str, Any] | None,
+        wandb: dict[str, str] | None,
     ) -> Path:
         """Save into the scratch folder where there is an earlier checkpoint of the step, and compare with that.
 
@@ -141,7 +151,7 @@ class Replayed(Run):
         """
         if step not in self.waypoints:
             return self.folder
-        saved = super().save(recipe, step, history=history, best=best, wandb=wandb)
+        saved = super().save(recipe, step, chance=chance, history=history, best=best, wandb=wandb)
         (earlier, _), (again, _) = load(self.waypoints[step]), load(saved)
         if any(earlier["config"][key] != self.config[key] for key in INTERVALS):  # other rows, for that reason alone
             for content in (earlier, again):

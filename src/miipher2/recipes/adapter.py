@@ -12,6 +12,7 @@ from miipher2.losses import feature_loss
 from miipher2.models.normaliser import FeatureNormaliser
 from miipher2.models.ssl import SpeechEncoder
 from miipher2.recipes.parts import check_names, fit_normaliser, halves, make_encoder, make_updater, named, under
+from miipher2.training import ranks
 from miipher2.training.recipe import Batch, Metrics
 from miipher2.training.updater import Updater
 
@@ -43,7 +44,7 @@ class AdapterRecipe:
         self.device = next(encoder.parameters()).device
         self.normaliser = FeatureNormaliser(encoder.dim).to(self.device)
         self.updater = updater
-        self.loss_weights = loss_weights
+        self.loss_weights: dict[str, Any] = loss_weights
         self.bf16 = precision == "bf16"
 
     @classmethod
@@ -60,7 +61,7 @@ class AdapterRecipe:
     def update(self, batch: Batch, step: int) -> Metrics:
         """Move the adapters once towards the clean features."""
         predicted, target, _, valid = self._features(batch)
-        loss = feature_loss(predicted, target, valid, **self.loss_weights)
+        loss = feature_loss(predicted, target, valid, average=ranks.mean, **self.loss_weights)
         norm = self.updater.minimize(loss, step)
         return {"adapter/loss": loss.detach(), "adapter/grad_norm": norm}
 

@@ -12,6 +12,7 @@ HARMLESS = (
     "wandb",
     "loader",
     "runtime.device",
+    "runtime.launch",  # the number of ranks is compared, as environment.ranks
 )
 
 # A model of another rate, or on another encoder, is another model, even where every tensor happens to fit.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from miipher2 import rng
-from miipher2.training import checkpoint, drift
+from miipher2.training import checkpoint, drift, ranks
 from miipher2.training.folder import Parent
 from miipher2.training.recipe import Recipe
 
@@ -77,7 +77,8 @@ class Run:
         assert self.parent is not None
         state = {entry: self.resumed.pop(entry) for entry in ("model", "optimizers", "schedules", "ema")}
         try:
-            rng.check_global(self.resumed["rng"]["0"])
+            for chance in self._chance():
+                rng.check_global(chance)
             fresh = recipe.state_dict()
             _check_tensors(state["model"], fresh["model"])
             if bool(state["ema"]) != bool(fresh["ema"]):
@@ -89,23 +90,45 @@ class Run:
         log.info("Restored model, optimizer, and scheduler states")
 
     def restore_chance(self) -> None:
-        """Put the global generators back, last of all."""
-        if self.resumed is not None:
-            rng.restore_global(self.resumed["rng"]["0"])
+        """Put the global generators back, last of all; a rank that has no past gets its own chance."""
+        if ranks.rank():
+            rng.seed_global(int(rng.stream(self.config["seed"], "rank", ranks.rank(), self.start_step).integers(2**32)))
+        for chance in self._chance():
+            rng.restore_global(chance)
+
+    def _chance(self) -> list[dict[str, Any]]:
+        """Return this rank's generators in the checkpoint, if any: a resume may have more ranks than there were.
+
+        Raises:
+            KeyError: the checkpoint was written by so many ranks and lacks this one's.
+        """
+        if self.resumed is None:
+            return []
+        known, own = self.resumed["rng"], str(ranks.rank())
+        wrote = int(self.resumed["environment"].get("ranks", 1))
+        if missing := [str(one) for one in range(wrote) if str(one) not in known]:
+            raise KeyError(f"the RNG states lack those of rank {missing[0]}, of {wrote} that wrote it")
+        return [known[own]] if own in known else []
 
     def save(
-        self, recipe: Recipe, step: int, *, history: str, best: dict[str, Any] | None, wandb: dict[str, str] | None
+        self,
+        recipe: Recipe,
+        step: int,
+        *,
+        chance: list[dict[str, Any]],
+        history: str,
+        best: dict[str, Any] | None,
+        wandb: dict[str, str] | None,
     ) -> Path:
-        """Save everything that the run's future depends on."""
+        """Save everything that the run's future depends on; `chance` holds every rank's generators."""
         state = recipe.state_dict()
-        chance = rng.global_state()
         content = {
             "format": checkpoint.FORMAT,
             "stage": self.stage,
             "step": step,
             "run_id": self.run_id,
             **{entry: state[entry] for entry in ("model", "optimizers", "schedules", "ema")},
-            "rng": {"0": chance},
+            "rng": {str(rank): one for rank, one in enumerate(chance)},
             "config": self.config,
             "wandb": wandb,
             "parents": self.parents,
@@ -122,7 +145,9 @@ class Run:
             **self.about,
             "schedules": state["schedules"],
             "trained_parameters": sum(tensor.numel() for tensor in state["model"].values()),
-            "rng_sha256": {"0": {name: digest_of(value) for name, value in chance.items()}},
+            "rng_sha256": {
+                str(rank): {name: digest_of(value) for name, value in one.items()} for rank, one in enumerate(chance)
+            },
             "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         return checkpoint.save(self.folder, content, summary)

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT as a request to stop after the update, so that a checkpoint can be saved."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,17 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Collect SIGTERM and SIGINT in the block; a second one ends the process at once."""
+    """Collect SIGTERM and SIGINT in the block; a second one ends the process at once.
+
+    Under `torchrun` it does not: that hands on what a scheduler has sent to its processes already, and ends by itself
+    those that take longer than 30 s.
+    """
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def remember(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
-        for known in before:
+        for known in before if "TORCHELASTIC_RUN_ID" not in os.environ else ():
             signal.signal(known, signal.SIG_DFL)
 
     for number in before:

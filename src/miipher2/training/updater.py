@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from miipher2.training import ranks
 from miipher2.training.finite import Finiteness
 
 
@@ -66,6 +67,7 @@ class Updater:
         loss.backward(inputs=list(self.parameters.values()), retain_graph=retain_graph)
         unreached = [name for name, parameter in self.parameters.items() if parameter.grad is None]
         assert not unreached, f"{self.name}: no gradient reaches {unreached[0]}, so no checkpoint would hold its state"
+        loss = self._average(loss)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
         self.finite.observe(self.name, step, loss, norm)
         return norm
@@ -83,6 +85,13 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         self.finite.settle(before=step)
+
+    def _average(self, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Bring the gradients to their mean over all ranks, and return the mean of the loss; each travels once."""
+        total = loss.detach().clone().reshape(1)
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        ranks.average([total, *gradients])
+        return total[0]
 
     def optimizer_state(self) -> dict[str, Any]:
         """Return AdamW's moments by parameter name.
