@@ -173,7 +173,7 @@ class VocoderRecipe:
             },
             "optimizers": {player.name: player.optimizer_state() for player in players},
             "schedules": {player.name: player.schedule_state() for player in players},
-            "ema": {} if self.average is None else dict(self.average.module.state_dict()),
+            "ema": {} if self.average is None else dict(self.average.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -186,7 +186,7 @@ class VocoderRecipe:
         if (self.average is None) != (not state["ema"]):
             raise ValueError("the checkpoint and this run disagree on ema_decay: one of them keeps a moving average")
         if self.average is not None:
-            self.average.module.load_state_dict(state["ema"])
+            self.average.load_state_dict(state["ema"])
         for player in (self.updater_g, self.updater_d):
             player.load(state["optimizers"][player.name], state["schedules"][player.name])
 
@@ -201,7 +201,10 @@ class VocoderRecipe:
         }
 
     def _exported_generator(self) -> Generator:
-        return self.generator if self.average is None else self.average.module
+        if self.average is None:
+            return self.generator
+        assert isinstance(self.average.module, Generator)
+        return self.average.module
 
     def _features(self, batch: Batch) -> Float[Tensor, "batch frame dim"]:
         waves = batch[self.hears].to(self.device, non_blocking=True)
