@@ -22,11 +22,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from transformers import HubertConfig, HubertModel
 
+from miipher2.batches import make_batches
 from miipher2.config import ROOT, stage_config
 from miipher2.data.prepared import Prepared
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
-from miipher2.stage import make_batches
 from miipher2.training import checkpoint
 
 

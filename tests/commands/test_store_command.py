@@ -9,10 +9,10 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from tiny_checkpoints import Command
 
+from miipher2.batches import make_batches
 from miipher2.config import ROOT, stage_config
 from miipher2.data.prepare import prepare
 from miipher2.data.prepared import Prepared
-from miipher2.stage import make_batches
 
 
 @pytest.fixture(scope="module")

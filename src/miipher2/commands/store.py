@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from miipher2.batches import example_settings, make_examples
     from miipher2.config import ROOT, stage_config
     from miipher2.data.prepared import Prepared
     from miipher2.data.stored import store
     from miipher2.schema import TRAINING_STAGES
-    from miipher2.stage import example_settings, make_examples
 
     if options.stage not in TRAINING_STAGES:
         raise ValueError(f"{options.stage}: is no training stage; should be one of {', '.join(TRAINING_STAGES)}")

@@ -1,0 +1,88 @@
+"""The batches of a training stage from its configuration: wires prepared data, examples and the loader."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from miipher2.config import ROOT
+from miipher2.data.examples import Examples
+from miipher2.data.loader import steps_loader
+from miipher2.data.prepared import Prepared
+from miipher2.data.stored import StoredExamples
+from miipher2.training import ranks
+from miipher2.training.recipe import Batch
+
+# Enough for feature statistics; fixed, so that a run's start does not depend on how long it will be.
+INITIAL_BATCHES = 16
+
+
+def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[..., Any], Callable[[], list[Batch]]]:
+    """Return the training batches as a function of the steps [from, to), and the fixed validation batches.
+
+    Of both, this rank's share: of each training batch its slots (unless asked for the whole), of validation batches.
+    """
+    stored = config.loader.stored
+    training = (
+        make_examples(config, data)
+        if stored is None
+        else StoredExamples(ROOT / stored, example_settings(config, data), steps=max(config.steps, INITIAL_BATCHES))
+    )
+    held = make_examples(config, data, split="valid", stream_name="valid")
+    on_cuda = torch.cuda.is_initialized()
+    validation: list[Batch] = []
+
+    def batches(start_step: int, stop_step: int, whole: bool = False) -> Any:
+        return steps_loader(
+            training,
+            start_step=start_step,
+            stop_step=stop_step,
+            batch_size=config.batch_size,
+            rank=0 if whole else ranks.rank(),
+            world_size=1 if whole else ranks.count(),
+            num_workers=config.loader.num_workers,
+            prefetch=config.loader.prefetch,
+            pin_memory=on_cuda,
+        )
+
+    def validation_batches() -> list[Batch]:
+        if not validation:
+            own, size = ranks.share(config.validation_batches), config.batch_size
+            validation.extend(
+                steps_loader(held, start_step=own.start, stop_step=own.stop, batch_size=size, num_workers=0, prefetch=1)
+            )
+        return validation
+
+    return batches, validation_batches
+
+
+def make_examples(config: DictConfig, data: Prepared, split: str = "train", stream_name: str = "example") -> Examples:
+    """Return the examples of one split; noises, rooms and voices are those of training."""
+    settings = example_settings(config, data)
+    del settings["data_sha256"]
+    return Examples(
+        data.speech.select(split),
+        data.pools(ROOT, "train"),
+        settings.pop("degradation"),
+        root=ROOT,
+        stream_name=stream_name,
+        weights=data.weights,
+        cache_mb=config.loader.cache_mb,
+        **settings,
+    )
+
+
+def example_settings(config: DictConfig, data: Prepared) -> dict[str, Any]:
+    """Return everything that an example hangs on."""
+    return {
+        "data_sha256": data.digest,
+        "degradation": OmegaConf.to_container(config.degradation),
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "crop_seconds": config.data.crop_seconds,
+        "sample_rate_hz": OmegaConf.select(config, "model.sample_rate_hz") or 16_000,
+        "level_db": list(config.data.level_db),
+        "segment_frames": config.data.segment_frames,
+        "on_bad_file": config.data.on_bad_file,
+    }
