@@ -176,7 +176,7 @@ def test_two_processes_on_one_folder_do_not_disturb_each_other(
         audio.write(recordings / f"{number}.wav", noise(1.0), 16_000)
     words = [*map(str, ("restore", recordings, tmp_path / "out", *given))]
     both = [subprocess.Popen([sys.executable, "-c", START, *words], stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
+    assert [process.wait(600) for process in both] == [0, 0]
     assert len(files(tmp_path / "out")) == 10
     said = miipher2(*words)
     assert (said.code, said.out) == (0, f"0 restored, 9 already there: {tmp_path / 'out'}\n")
