@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from miipher2.commands import checkpoint, degrade, doctor, restore, store
+from miipher2.commands import checkpoint, degrade, doctor, export, restore, store
 
 DESCRIPTION = """\
 Look at checkpoints, mend what a killed DVC leaves behind, restore recordings, degrade them. Training itself is
@@ -39,7 +39,7 @@ def make_parser() -> Parser:
     """Return the parser of the whole command."""
     parser = Parser(prog="miipher2", description=DESCRIPTION, epilog=EXAMPLES)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (checkpoint, doctor, restore, degrade, store):
+    for module in (checkpoint, doctor, export, restore, degrade, store):
         module.add_parser(commands)
     return parser
 

@@ -16,7 +16,7 @@ from miipher2.data.pools import RATE_HZ
 from miipher2.data.prepared import Prepared
 from miipher2.evaluate import Evaluation, Features, Item, evaluate
 from miipher2.report import Example, write_report
-from miipher2.restore import Restorer
+from miipher2.restoring.restorer import Restorer
 
 RESULTS = ROOT / "exp" / "results"
 REPORT = ROOT / "exp" / "report" / "index.html"

@@ -1,7 +1,12 @@
 """The command, for the tests of commands."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from tiny_checkpoints import Command
+
+sys.path.append(str(Path(__file__).parents[1] / "restoring"))  # tiny_weights
 
 
 @pytest.fixture

@@ -1,117 +1,161 @@
-"""`miipher2 restore`: recordings in, restored recordings out, with published weights."""
+"""`miipher2 restore`: recordings in, restored recordings out, with published weights or a bundle."""
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miipher2.commands.weights_options import add_weights_options, load_restorer, options_of, restorer_from
+
 if TYPE_CHECKING:
-    from miipher2.restore import Restorer
+    from miipher2.restoring.job import Outcome
+    from miipher2.restoring.journal import Journal, Task
+    from miipher2.restoring.restorer import Restorer
 
 RESTORE = """\
-Restore a recording, or every recording below a folder.
+Restore a recording, every recording below a folder, or those that a list names (.txt, a path on each line).
 
-For a file, the suffix of OUT says what is written, .wav or .flac; an OUT that is a folder takes the name of the file.
-For a folder, its tree is kept: WAV stays WAV, FLAC stays FLAC, anything else becomes WAV. Channels are averaged to one.
-A file that fails is listed at the end and does not stop the others; an output is written whole or not at all.
+For a file, the suffix of OUT says what is written, .wav, .flac or .ogg; an OUT that is a folder takes the name of the
+file. For a folder, its tree is kept: WAV stays WAV, FLAC stays FLAC, anything else becomes WAV, unless --format says
+otherwise. Channels are kept, each restored on its own; the length is the input's. An output appears whole or not at
+all.
+
+A folder or list job can be killed and started again: OUT/.restoring/ records what is finished, and what is finished is
+skipped where the digests of input, weights, options and output all agree. Several processes may work on one OUT, each
+on its --shard. OUT/lineage.json says what the recordings were made with. A file that fails is listed at the end and
+does not stop the others.
 
 exit codes: 0 all restored, 1 some failed, 2 wrong usage or input
 
 examples:
   miipher2 restore noisy.mp3 clean.wav
-  miipher2 restore recordings/ restored/
+  miipher2 restore recordings/ restored/ --format flac --batch-size 8 --device cuda
+  miipher2 restore recordings.txt restored/ --shard 3/16
   miipher2 restore noisy.wav clean.wav --adapter exp/adapter_layer_6_mhubert_147/published \\
-      --vocoder exp/hifigan_ft_layer_6_mhubert_147/published --device cuda
+      --vocoder exp/hifigan_ft_layer_6_mhubert_147/published --precision bf16
 """
-ADAPTER, VOCODER = "exp/adapter_mini/published", "exp/hifigan_ft_mini/published"
-KEPT_SUFFIXES = (".wav", ".flac")
 
 
 def add_parser(commands: Any) -> None:
     """Add `restore` to the command line."""
     parser = commands.add_parser("restore", help="restore recordings", description=RESTORE)
-    parser.add_argument("source", type=Path, metavar="IN", help="a recording, or a folder of them")
+    parser.add_argument("source", type=Path, metavar="IN", help="a recording, a folder of them, or a list")
     parser.add_argument("target", type=Path, metavar="OUT", help="where the result goes; existing files are replaced")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help=f"published folder of stage 1 (default: {ADAPTER})")
-    parser.add_argument("--vocoder", type=Path, metavar="DIR", help=f"published folder of stage 3 (default: {VOCODER})")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
+    add_weights_options(parser)
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read, and that write (2)")
+    parser.add_argument("--format", choices=("wav", "flac", "ogg"), help="what a folder's recordings become")
+    parser.add_argument("--suffix", default="", metavar="TEXT", help="put after each name, before the dot")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do the I-th of N parts, for job arrays")
+    parser.add_argument("--ray", metavar="ADDRESS", help="spread the job over a Ray cluster (local starts one here)")
+    parser.add_argument("--actors", type=int, default=1, metavar="N", help="restorers on the Ray cluster (1)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Restore, list failures, and return the exit code."""
-    jobs = find_jobs(options.source, options.target)
+    from miipher2.restoring.tasks import Naming, Shard, find_tasks, is_folder_job
 
-    import torch
-    from tqdm import tqdm
+    if options.workers < 1:
+        raise ValueError(f"--workers {options.workers}: should be 1 at least")
+    shard = Shard.parse(options.shard)
+    tasks = find_tasks(options.source, options.target, Naming(options.format, options.suffix))
+    is_folder = is_folder_job(options.source)
+    if is_folder:
+        tasks = [task for task in tasks if shard.holds(task)]
+    started = time.monotonic()
+    if options.ray is not None:
+        outcome = _run_on_ray(options, tasks, is_folder)
+    else:
+        restorer = load_restorer(options)
+        started = time.monotonic()
+        outcome = _run_here(options, restorer, tasks, open_journal(restorer, options.target) if is_folder else None)
+    return say(outcome, options.target, time.monotonic() - started)
 
-    from miipher2.config import ROOT
-    from miipher2.restore import Restorer
 
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {options.device}: PyTorch sees no CUDA device; leave it out to use the CPU")
-    adapter, vocoder = (options.adapter or ROOT / ADAPTER).absolute(), (options.vocoder or ROOT / VOCODER).absolute()
-    restorer = Restorer.from_published(adapter, vocoder, root=ROOT, device=options.device)
-    failures = []
-    for source, target in tqdm(jobs, unit="file", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+def open_journal(restorer: "Restorer", folder: Path) -> "Journal":
+    """Return the folder's journal, having written its lineage."""
+    from miipher2.restoring.journal import Journal
+    from miipher2.restoring.lineage import lineage_of, made_with, write_lineage
+
+    journal = Journal(folder, made_with(restorer))
+    write_lineage(folder, lineage_of(restorer))
+    return journal
+
+
+def say(outcome: "Outcome", target: Path, seconds: float) -> int:
+    """Print what became of a job and return the exit code."""
+    parts = [f"{len(outcome.restored)} restored"]
+    parts += [f"{len(outcome.skipped)} already there"] if outcome.skipped else []
+    parts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
+    speed = f"; {outcome.seconds:.1f} s of audio at {outcome.seconds / max(seconds, 1e-9):.1f} x real time"
+    sys.stdout.write(f"{', '.join(parts)}: {target}{speed if outcome.restored else ''}\n")
+    for _, reason in sorted(outcome.failed, key=lambda failed: failed[0].name):
+        sys.stderr.write(f"FAILED  {reason}\n")
+    return int(bool(outcome.failed))
+
+
+def _run_here(
+    options: argparse.Namespace, restorer: "Restorer", tasks: "list[Task]", journal: "Journal | None"
+) -> "Outcome":
+    from miipher2.restoring.job import Job
+
+    with _Progress(tasks) as progress:
+        job = Job(restorer, journal, workers=options.workers, on_progress=progress.add)
+        progress.outcome = job.outcome
         try:
-            restore_file(restorer, source, target)
-        except (ValueError, OSError) as error:
-            text = " ".join(str(error).split())
-            failures.append(text if str(source) in text or str(target) in text else f"{source}: {text}")
-    sys.stdout.write(f"{len(jobs) - len(failures)} of {len(jobs)} restored to {options.target}\n")
-    for failure in failures:
-        sys.stderr.write(f"FAILED  {failure}\n")
-    return int(bool(failures))
+            return job.run(tasks)
+        finally:
+            if journal is not None:
+                journal.close()
 
 
-def find_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Return what is read and where it goes, in order.
+def _run_on_ray(options: argparse.Namespace, tasks: "list[Task]", is_folder: bool) -> "Outcome":
+    if not is_folder:
+        raise ValueError("--ray: IN should be a folder or a list; a single recording is restored here")
+    from functools import partial
 
-    Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: there is nothing to restore, or the target cannot take it.
-    """
-    from miipher2.audio import SOUND_SUFFIXES
+    from miipher2.restoring.ray_job import run_on_ray
 
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: no such file or folder")
-    if source.is_file():
-        one = target / _name(source) if target.is_dir() else target
-        if one.suffix.lower() not in KEPT_SUFFIXES:
-            raise ValueError(f"{target}: should end in .wav or .flac, or be a folder that exists")
-        if one.resolve() == source.resolve():
-            raise ValueError(f"{source}: would be replaced by its own restoration; name another OUT")
-        return [(source, one)]
-    if target.is_file() or target.resolve() == source.resolve():
-        raise ValueError(f"{target}: should be another folder, since {source} is one")
-    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
-    jobs: dict[Path, Path] = {}
-    for path in found:
-        if target.resolve() in path.resolve().parents:  # OUT lies inside IN: what an earlier run restored
-            continue
-        goal = target / path.relative_to(source).with_name(_name(path))
-        if goal in jobs:
-            raise ValueError(f"{jobs[goal]} and {path} would both become {goal}; rename one")
-        jobs[goal] = path
-    if not jobs:
-        raise ValueError(f"{source}: holds no recordings ({', '.join(sorted(SOUND_SUFFIXES))})")
-    return [(path, goal) for goal, path in jobs.items()]
+    with _Progress(tasks) as progress:
+        return run_on_ray(
+            tasks,
+            options.target.absolute(),
+            address=options.ray,
+            actors=options.actors,
+            workers=options.workers,
+            make_restorer=partial(restorer_from, **options_of(options)),
+            on_progress=progress.add,
+        )
 
 
-def restore_file(restorer: "Restorer", source: Path, target: Path) -> None:
-    """Restore one file.
+class _Progress:
+    """A bar over the bytes of the input, since lengths are not known before files are opened."""
 
-    Raises:
-        AudioError, ValueError or OSError: it cannot be read, restored or written; names the file.
-    """
-    from miipher2 import audio
+    def __init__(self, tasks: "list[Task]") -> None:
+        from tqdm import tqdm
 
-    wave, rate_hz = audio.read(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    audio.write(target, restorer(wave, rate_hz), restorer.sample_rate_hz)
+        self._sizes = {task: task.source.stat().st_size if task.source.is_file() else 0 for task in tasks}
+        self._bar = tqdm(
+            total=sum(self._sizes.values()),
+            unit="B",
+            unit_scale=True,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            disable=not sys.stderr.isatty(),
+        )
+        self.outcome: Outcome | None = None
+        self._started = time.monotonic()
 
+    def add(self, task: "Task", share: float) -> None:
+        """Move on by a share of a task."""
+        self._bar.update(round(share * self._sizes[task]))
+        if self.outcome is not None and self.outcome.seconds:
+            speed = self.outcome.seconds / max(time.monotonic() - self._started, 1e-9)
+            self._bar.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
 
-def _name(source: Path) -> str:
-    """Return the name of the restored file: WAV and FLAC keep theirs."""
-    return source.name if source.suffix.lower() in KEPT_SUFFIXES else f"{source.stem}.wav"
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

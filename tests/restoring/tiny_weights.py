@@ -1,0 +1,92 @@
+"""Tiny encoders and vocoders, published as the stages do, and waves: what the tests of restoring are made of."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+import yaml
+from safetensors.torch import save_file
+
+from miipher2.models.generators import new_generator
+from miipher2.models.ssl import load_encoder
+from miipher2.restoring.restorer import Restorer
+from miipher2.rng import stream
+
+DIM, LAYER, ADAPTER_DIM = 16, 2, 8
+UPSAMPLE = {16_000: [8, 5, 4, 2], 22_050: [7, 7, 3, 3], 24_000: [8, 5, 4, 3], 48_000: [10, 8, 6, 2]}
+SHARED = {"hidden_size": DIM, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+def save_hubert(folder: Path) -> None:
+    """GroupNorm over the whole recording, and waves that are normalised."""
+    config = transformers.HubertConfig(
+        **SHARED, conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4
+    )
+    transformers.HubertModel(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+
+
+def save_w2v_bert(folder: Path) -> None:
+    """Log-mel, each band normalised over the whole recording."""
+    config = transformers.Wav2Vec2BertConfig(**SHARED, feature_projection_input_dim=160, conv_depthwise_kernel_size=7)
+    transformers.Wav2Vec2BertModel(config).save_pretrained(folder)
+
+
+def save_wav2vec2(folder: Path) -> None:
+    """LayerNorm after each convolution and before each block, and waves that are normalised."""
+    config = transformers.Wav2Vec2Config(
+        **SHARED,
+        conv_dim=[8] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+    )
+    transformers.Wav2Vec2Model(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+
+
+ENCODERS = {"hubert": save_hubert, "w2v_bert": save_w2v_bert, "wav2vec2": save_wav2vec2}
+
+
+def publish(folder: Path, model: dict, tensors: dict[str, torch.Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"name": folder.parent.name, "steps": 20, "model": model}))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "final.safetensors")
+
+
+def statistics(shift: float) -> dict[str, torch.Tensor]:
+    return {"normaliser.mean": torch.full((DIM,), shift), "normaliser.std": torch.full((DIM,), 2.0)}
+
+
+def publish_all(root: Path, kind: str, rate_hz: int = 16_000, absolute: bool = False, seed: int = 0) -> None:
+    """Fill a repository with an encoder, and with what the adapter and the vocoder stages publish."""
+    torch.manual_seed(seed)
+    ENCODERS[kind](root / "models" / kind)
+    name = str(root / "models" / kind) if absolute else f"models/{kind}"
+    shared = {"hubert_model_name": name, "hubert_revision": None, "hubert_layer": LAYER}
+    encoder = load_encoder(root / "models" / kind, LAYER)
+    encoder.add_adapters(ADAPTER_DIM)
+    state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
+    publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5))
+    numbers = {
+        "kind": "hifigan",
+        "channels": 16,
+        "upsample_factors": UPSAMPLE[rate_hz],
+        "kernels": [3],
+        "dilations": [1],
+    }
+    generator = new_generator(dim=DIM, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
+    # Larger than drawn and without their biases, so that a wave comes out which is worth comparing.
+    state = {f"generator.{name}": 2.0 * value * ("weight" in name) for name, value in generator.items()}
+    model = shared | {"sample_rate_hz": rate_hz, "generator": numbers, "adapter_hidden_dim": None}
+    publish(root / "vocoder", model, state | statistics(0.1))
+
+
+def load(root: Path, **arguments: object) -> Restorer:
+    return Restorer.from_published(Path("adapter"), Path("vocoder"), root=root, **arguments)
+
+
+def wave(samples: int, name: str = "wave") -> np.ndarray:
+    return (0.1 * stream(0, name).standard_normal(samples)).astype(np.float32)
