@@ -26,8 +26,13 @@ ALLOWED = {
     "training": {"rng"},
     "recipes": {"rng", "data", "losses", "models", "training"},
     "restore": {"audio", "models"},
-    "evaluate": {"audio"},
-    "report": {"audio", "evaluate"},
+    "metrics": {"rng", "audio"},
+    "evaluate": {"metrics"},
+    "table": {"evaluate", "metrics"},
+    "results": {"evaluate", "metrics", "table"},
+    "report_tables": {"evaluate", "metrics", "results", "table"},
+    "pictures": set(),
+    "report": {"audio", "evaluate", "pictures", "report_tables", "results"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 
