@@ -61,13 +61,16 @@ def test_clean_speech_against_itself_has_the_best_values(clean: np.ndarray) -> N
 
 @pytest.mark.slow
 def test_every_metric_moves_the_right_way(clean: np.ndarray) -> None:
-    """Directions as measured on twelve clips; DNSMOS and ESTOI do not see lost bandwidth, high bands and LSD do."""
+    """DNSMOS and ESTOI do not see lost bandwidth, high bands and LSD do."""
     names = [name for name in METRICS if name != "characters"]
     best = values(clean, clean, *names)
     found = {how: values(clean, harmed(clean, how), *names) for how in ("noise", "reverb", "clipping", "low-pass")}
     for how in ("noise", "reverb", "clipping"):
-        for name in ("dnsmos_ovrl", "distillmos", "estoi", "pesq", "si_sdr", "speaker_cosine", "log_mel"):
+        for name in ("dnsmos_p808", "distillmos", "estoi", "pesq", "si_sdr", "speaker_cosine", "log_mel"):
             assert VALUES[name].worse_by(found[how][name] - best[name]) > 0, (how, name)
+    # Of clipping at the clip's RMS the overall score saw nothing: 3.249 against 3.245 on this clip.
+    for how in ("noise", "reverb"):
+        assert found[how]["dnsmos_ovrl"] < best["dnsmos_ovrl"] - 0.5
     assert found["noise"]["above_4_khz"] > 3.0
     assert found["noise"]["voicing_error"] > 0.0
     low = found["low-pass"]
@@ -80,6 +83,7 @@ def test_every_metric_moves_the_right_way(clean: np.ndarray) -> None:
 
 @pytest.mark.slow
 def test_two_measurements_are_equal_whatever_was_heard_between(clean: np.ndarray) -> None:
+    clean = clean[: 3 * RATE_HZ]
     noisy = harmed(clean, "noise")
     first = values(clean, noisy, *METRICS)
     values(clean, harmed(clean, "clipping"), *METRICS)
