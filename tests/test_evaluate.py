@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from miipher2.evaluate import Features, Item, evaluate, feature_errors, log_mel_distance, log_spectral_distance
+from miipher2.evaluate import Features, Item, evaluate, feature_errors
 from miipher2.losses import MelDistance
+from miipher2.metrics.distances import log_mel_distance, log_spectral_distance
 from miipher2.rng import stream
 
 RATE_HZ = 16_000

@@ -12,7 +12,9 @@ import soundfile
 from PIL import Image
 
 from miipher2.evaluate import Evaluation, Features, Item, evaluate
-from miipher2.report import COLOURS, PAGE_BYTES, SPECTROGRAM_SIZE, Example, spectrogram, write_report
+from miipher2.pictures import COLOURS, SPECTROGRAM_SIZE, spectrogram
+from miipher2.report import PAGE_BYTES, Example, write_report
+from miipher2.results import Findings
 from miipher2.rng import stream
 
 RATE_HZ = 16_000
@@ -51,7 +53,7 @@ def made() -> dict[str, dict[str, np.ndarray]]:
 def page(made: dict, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "made" / "evaluate.html"
     examples = [Example(name, made[name]) for name in ("u3", "u0")]
-    write_report(path, evaluated(made), examples, title="A <title>", about={"Adapter & co": "exp/<a>"})
+    write_report(path, Findings(evaluated(made)), examples, title="A <title>", about={"Adapter & co": "exp/<a>"})
     return path.read_text(encoding="utf-8")
 
 
@@ -157,7 +159,7 @@ def test_words_from_outside_cannot_be_markup(page):
 
 def test_failures_are_listed_with_their_reason(tmp_path, made):
     broken = made | {"<cut>": made["u0"] | {"degraded": made["u0"]["degraded"][:-3]}}
-    write_report(tmp_path / "page.html", evaluated(broken), [])
+    write_report(tmp_path / "page.html", Findings(evaluated(broken)), [])
     text = (tmp_path / "page.html").read_text()
     Tags(text)
     assert "4 utterances evaluated, 1 failed" in text
@@ -165,7 +167,7 @@ def test_failures_are_listed_with_their_reason(tmp_path, made):
 
 
 def test_an_evaluation_without_features_has_a_page(tmp_path, made):
-    write_report(tmp_path / "page.html", evaluated(made, with_features=False), [Example("u0", made["u0"])])
+    write_report(tmp_path / "page.html", Findings(evaluated(made, with_features=False)), [Example("u0", made["u0"])])
     text = (tmp_path / "page.html").read_text()
     Tags(text)
     assert "Squared error" not in text
@@ -175,19 +177,19 @@ def test_eight_long_examples_stay_below_the_limit(tmp_path):
     long = {f"u{i}": waves(f"u{i}", seconds=12.0) for i in range(8)}
     evaluation = evaluated(long)
     path = tmp_path / "page.html"
-    write_report(path, evaluation, [Example(name, one) for name, one in long.items()])
+    write_report(path, Findings(evaluation), [Example(name, one) for name, one in long.items()])
     assert PAGE_BYTES / 2 < path.stat().st_size <= PAGE_BYTES
     text = path.read_text()
     (shown,) = re.findall(r"([\d.]+)\ss are shown", text)
     heard = soundfile.info(io.BytesIO(Tags(text).sources("audio", "audio/flac")[0]))
     assert heard.duration == pytest.approx(float(shown), abs=0.06)
     with pytest.raises(ValueError, match="9 examples; should be at most 8"):
-        write_report(path, evaluation, [Example("u0", long["u0"])] * 9)
+        write_report(path, Findings(evaluation), [Example("u0", long["u0"])] * 9)
 
 
 def test_equal_input_gives_equal_bytes(tmp_path, made):
     for name in ("first", "second"):
-        write_report(tmp_path / name, evaluated(made), [Example("u0", made["u0"])])
+        write_report(tmp_path / name, Findings(evaluated(made)), [Example("u0", made["u0"])])
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
@@ -200,7 +202,7 @@ def test_an_interrupted_writing_leaves_the_old_page_and_no_rest(tmp_path, made, 
 
     monkeypatch.setattr("miipher2.report.os.fsync", disk_full)
     with pytest.raises(OSError, match="no space left"):
-        write_report(path, evaluated(made), [])
+        write_report(path, Findings(evaluated(made)), [])
     assert path.read_text() == "the old page"
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
 
@@ -209,7 +211,7 @@ def test_an_example_needs_a_clean_wave_and_equal_lengths(tmp_path, made):
     path: Path = tmp_path / "page.html"
     one = made["u0"]
     with pytest.raises(ValueError, match=r"example 'u0' has .*should have 'clean'"):
-        write_report(path, evaluated(made), [Example("u0", {"degraded": one["degraded"]})])
+        write_report(path, Findings(evaluated(made)), [Example("u0", {"degraded": one["degraded"]})])
     with pytest.raises(ValueError, match=r"example 'u0' has .*\(9599,\).*all as long as it"):
-        write_report(path, evaluated(made), [Example("u0", one | {"degraded": one["degraded"][:-1]})])
+        write_report(path, Findings(evaluated(made)), [Example("u0", one | {"degraded": one["degraded"][:-1]})])
     assert not path.exists()

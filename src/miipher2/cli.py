@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from miipher2.commands import checkpoint, degrade, doctor, export, restore, store
+from miipher2.commands import checkpoint, degrade, doctor, evaluate, export, restore, store
 
 DESCRIPTION = """\
-Look at checkpoints, mend what a killed DVC leaves behind, restore recordings, degrade them. Training itself is
-`uv run dvc repro` and the scripts in stages/.
+Look at checkpoints, mend what a killed DVC leaves behind, restore recordings, degrade and measure them. Training itself
+is `uv run dvc repro` and the scripts in stages/.
 """
 EXAMPLES = """\
 examples:
@@ -19,6 +19,7 @@ examples:
   miipher2 doctor                              after a crash: what is left, and what mends it
   miipher2 restore noisy.wav clean.wav
   miipher2 degrade clean/ noisy/ --config miipher2   a test set
+  miipher2 evaluate clean/ noisy/ restored/    content, speaker and quality, with intervals
 
 exit codes: 0 all well, 1 something was found or failed, 2 wrong usage or input
 """
@@ -39,7 +40,7 @@ def make_parser() -> Parser:
     """Return the parser of the whole command."""
     parser = Parser(prog="miipher2", description=DESCRIPTION, epilog=EXAMPLES)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (checkpoint, doctor, export, restore, degrade, store):
+    for module in (checkpoint, doctor, evaluate, export, restore, degrade, store):
         module.add_parser(commands)
     return parser
 

@@ -1,10 +1,7 @@
-"""The evaluate stage: wires held-out pairs, restorers, metrics and the report."""
+"""The evaluate stage: wires held-out pairs, systems, metrics and the report."""
 
-import csv
-import json
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -14,19 +11,24 @@ from miipher2.config import ROOT
 from miipher2.data.pairs import Pair, pairs
 from miipher2.data.pools import RATE_HZ
 from miipher2.data.prepared import Prepared
-from miipher2.evaluate import Evaluation, Features, Item, evaluate
+from miipher2.evaluate import Features, Item, System, evaluate
+from miipher2.metrics.baseline import spectral_subtraction
+from miipher2.metrics.intervals import Bootstrap
 from miipher2.report import Example, write_report
 from miipher2.restoring.restorer import Restorer
+from miipher2.results import Findings, write_results
+from miipher2.table import gate, table
 
 RESULTS = ROOT / "exp" / "results"
 REPORT = ROOT / "exp" / "report" / "index.html"
-SYSTEMS = ("pre_trained", "fine_tuned")  # keys of the configuration; the last is the result that counts
+BASELINE = "spectral_subtraction"
+TRAINED = ("pre_trained", "fine_tuned")  # keys of the configuration; the last is the result that counts
 
 
 def judge(config: DictConfig) -> None:
-    """Restore and measure the held-out utterances, and write metrics, one row for each of them, and the page."""
+    """Restore and measure the held-out utterances, and write metrics, tables, a row for each of them, and the page."""
     restorers = {
-        name: Restorer.from_published(config.adapter, config[name], root=ROOT, device=config.device) for name in SYSTEMS
+        name: Restorer.from_published(config.adapter, config[name], root=ROOT, device=config.device) for name in TRAINED
     }
     final = restorers["fine_tuned"]
     data = Prepared.read(ROOT, config.prepared)
@@ -42,17 +44,21 @@ def judge(config: DictConfig) -> None:
             sample_rate_hz=final.sample_rate_hz,
         )
     }
-    items = [_item(pair, final) for pair in held_out.values()]
-    systems = {name: _system(restorer, held_out) for name, restorer in restorers.items()}
-    evaluation = evaluate(items, systems, final.sample_rate_hz)
-    _write_results(evaluation)
-    degraded = {item.name: item.degraded for item in items}
+    items = {pair.name: _item(pair, final, config.snr_bands_db) for pair in held_out.values()}
+    systems: dict[str, System] = {BASELINE: lambda name: spectral_subtraction(items[name].degraded)}
+    systems |= {name: _others(folder, items, final.sample_rate_hz) for name, folder in config.systems.items()}
+    systems |= {name: _restored(restorer, held_out) for name, restorer in restorers.items()}
+    evaluation = evaluate(items.values(), systems, final.sample_rate_hz, list(config.metrics), config.max_delay_seconds)
+    chance = Bootstrap(config.bootstrap_resamples, config.confidence, config.seed)
+    lines = table(evaluation, chance)
+    findings = Findings(evaluation, lines, gate(evaluation, lines, config.gate), chance.confidence)
+    write_results(RESULTS, findings)
     examples = [
         Example(
             name,
             {
                 "clean": held_out[name].target,
-                "degraded": degraded[name],
+                "degraded": items[name].degraded,
                 **{label: system(name) for label, system in systems.items()},
             },
         )
@@ -64,17 +70,28 @@ def judge(config: DictConfig) -> None:
         "Vocoders": f"{config.pre_trained}, {config.fine_tuned}",
         "Command": "uv run dvc repro evaluate",
     }
-    write_report(REPORT, evaluation, examples, title="Miipher-2: restored held-out speech", about=about)
+    write_report(REPORT, findings, examples, title="Miipher-2: restored held-out speech", about=about)
+    sys.stdout.write(findings.text())
     for row in evaluation.failures():
         sys.stderr.write(f"{row.name}: {row.reason}\n")
 
 
-def _system(restorer: Restorer, held_out: dict[str, Pair]) -> Callable[[str], np.ndarray]:
+def _restored(restorer: Restorer, held_out: dict[str, Pair]) -> Callable[[str], np.ndarray]:
     """Return what restores an utterance by its name, when it is asked to: an error is then that utterance's alone."""
     return lambda name: restorer(held_out[name].degraded, RATE_HZ)
 
 
-def _item(pair: Pair, restorer: Restorer) -> Item:
+def _others(folder: str, items: Mapping[str, Item], sample_rate_hz: int) -> Callable[[str], np.ndarray]:
+    """Return what reads another system's output: a file below `folder` with the utterance's path, at any rate."""
+
+    def read(name: str) -> np.ndarray:
+        wave, rate_hz = audio.read(ROOT / folder / name)
+        return _fit(audio.resample(wave, rate_hz, sample_rate_hz), len(items[name].degraded))
+
+    return read
+
+
+def _item(pair: Pair, restorer: Restorer, snr_bands_db: list[float]) -> Item:
     """Return a pair at the output rate, with its features in the deviations of clean speech."""
     features = Features(
         clean=restorer.normalised_features(pair.clean, adapted=False),
@@ -82,24 +99,9 @@ def _item(pair: Pair, restorer: Restorer) -> Item:
         cleaned=restorer.normalised_features(pair.degraded, adapted=True),
     )
     degraded = audio.resample(pair.degraded, RATE_HZ, restorer.sample_rate_hz)
-    return Item(pair.name, pair.target, _fit(degraded, len(pair.target)), features)
+    return Item(pair.name, pair.target, _fit(degraded, len(pair.target)), features, pair.labels(snr_bands_db))
 
 
 def _fit(wave: np.ndarray, samples: int) -> np.ndarray:
     """Return a wave of so many values: rates that do not divide round the length by one."""
     return np.pad(wave, (0, max(0, samples - len(wave))))[:samples]
-
-
-def _write_results(evaluation: Evaluation) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    metrics: Any = {
-        group: {name: float(f"{value:.6g}") for name, value in values.items()}
-        for group, values in evaluation.metrics().items()
-    }
-    (RESULTS / "evaluate.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    rows = evaluation.rows()
-    with (RESULTS / "evaluate.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    sys.stdout.write(json.dumps(metrics, indent=2) + "\n")

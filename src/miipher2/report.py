@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import math
 import os
 import tempfile
@@ -12,21 +11,26 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-import matplotlib
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 
 from miipher2 import audio
 from miipher2.evaluate import Evaluation, Row
+from miipher2.pictures import SPECTROGRAM_FLOOR_DB, colours, png, spectrogram
+from miipher2.report_tables import (
+    distributions,
+    gate_table,
+    interval_table,
+    label_tables,
+    skipped_table,
+    worst_table,
+)
+from miipher2.results import Findings
 
 # Mail and code hosts still take such a page. Only the length of the excerpts gives way.
 PAGE_BYTES = 8_000_000
 EXAMPLES, EXCERPT_SECONDS = 8, 10.0
 TABLE_ROWS, DOTS = 200, 400
-SPECTROGRAM_SIZE, SPECTROGRAM_FLOOR_DB, COLOURS = (192, 440), -75.0, 48
 LABELS = {"pre_trained": "Pre-trained vocoder", "fine_tuned": "Fine-tuned vocoder"}
 Metrics = Mapping[str, Mapping[str, float | int]]
 
@@ -41,7 +45,7 @@ class Example:
 
 def write_report(
     path: Path | str,
-    evaluation: Evaluation,
+    findings: Findings,
     examples: Sequence[Example],
     *,
     title: str = "Speech restoration",
@@ -56,14 +60,22 @@ def write_report(
     Raises:
         ValueError: there are too many examples, one has no clean wave, or no utterance could be evaluated.
     """
-    path = Path(path)
+    path, evaluation = Path(path), findings.evaluation
     if len(examples) > EXAMPLES:
         raise ValueError(f"{path}: {len(examples)} examples; should be at most {EXAMPLES}")
     for example in examples:
         if "clean" not in example.waves or len({wave.shape for wave in example.waves.values()}) != 1:
             shapes = {label: wave.shape for label, wave in example.waves.items()}
             raise ValueError(f"{path}: example '{example.name}' has {shapes}; should have 'clean', all as long as it")
-    texts = _texts(evaluation, title, about or {})
+    texts = _texts(evaluation, title, about or {}) | {
+        "intervals": interval_table(findings, _label),
+        "confidence": f"{100 * findings.confidence:g}",
+        "gate": gate_table(findings, _label),
+        "labels": label_tables(findings, _label),
+        "skipped": skipped_table(evaluation),
+        "distributions": distributions(evaluation, _label),
+        "worst": worst_table(evaluation),
+    }
     template = Template((files("miipher2") / "report_template.html").read_text(encoding="utf-8"))
     seconds = EXCERPT_SECONDS
     while True:
@@ -84,39 +96,6 @@ def write_report(
         temporary.unlink(missing_ok=True)
 
 
-def spectrogram(
-    wave: Float[np.ndarray, "time"], sample_rate_hz: int, reference: Float[np.ndarray, "reference_time"]
-) -> UInt8[np.ndarray, "row column"]:
-    """Return a spectrogram as colour numbers, top row the highest frequency.
-
-    0 stands for `SPECTROGRAM_FLOOR_DB` and less, the last colour for the loudest point of `reference` and more.
-    """
-    decibels, loudest = _decibels(wave, sample_rate_hz), _decibels(reference, sample_rate_hz).max()
-    share = 1.0 - (decibels - loudest) / SPECTROGRAM_FLOOR_DB
-    return np.round(np.clip(share, 0.0, 1.0) * (COLOURS - 1)).astype(np.uint8)[::-1]
-
-
-def _decibels(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    samples = 1 << (sample_rate_hz // 32).bit_length()  # 32 to 64 ms: harmonics of a low voice apart
-    values = torch.from_numpy(np.asarray(wave, np.float64))
-    window = torch.hann_window(samples, dtype=torch.float64)
-    spectrum = torch.stft(values, samples, samples // 8, window=window, pad_mode="constant", return_complex=True)
-    power = F.adaptive_avg_pool2d(spectrum.abs().square()[None], SPECTROGRAM_SIZE)[0]
-    return 10.0 * np.log10(power.numpy() + 1e-10)
-
-
-def _colours(count: int) -> list[list[int]]:
-    return np.round(255 * matplotlib.colormaps["magma"](np.linspace(0.0, 1.0, count))[:, :3]).astype(int).tolist()
-
-
-def _png(picture: np.ndarray) -> str:
-    image = Image.fromarray(np.ascontiguousarray(picture)).convert("P")
-    image.putpalette([part for colour in _colours(COLOURS) for part in colour])
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
 def _flac(wave: np.ndarray, sample_rate_hz: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "wave.flac"
@@ -130,7 +109,7 @@ def _example(example: Example, evaluation: Evaluation, seconds: float) -> str:
     waves = {label: wave[: max(1, round(seconds * rate_hz))] for label, wave in example.waves.items()}
     figures = ""
     for label, wave in waves.items():
-        picture = _png(spectrogram(wave, rate_hz, waves["clean"]))
+        picture = png(spectrogram(wave, rate_hz, waves["clean"]))
         distance = f"<small>log-mel {values[f'log_mel/{label}']:.3f}</small>" if f"log_mel/{label}" in values else ""
         alt = f"Spectrogram of {html.escape(example.name)}, {_label(label)}"
         figures += (
@@ -157,7 +136,7 @@ def _texts(evaluation: Evaluation, title: str, about: Mapping[str, str]) -> dict
         "failures": _failures(evaluation),
         "table": _table(evaluation),
         "rows": str(TABLE_ROWS),
-        "colours": ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in _colours(9)),
+        "colours": ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colours(9)),
         "floor": f"{SPECTROGRAM_FLOOR_DB:g}".replace("-", "−"),
         "about": "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in about.items()),
     }

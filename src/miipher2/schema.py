@@ -171,6 +171,13 @@ class EvaluateConfig:
     pre_trained: str = MISSING
     fine_tuned: str = MISSING
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    systems: dict[str, str] = field(default_factory=dict)  # others: name -> a folder of what they restored
+    metrics: list[str] = MISSING
+    max_delay_seconds: float = MISSING
+    bootstrap_resamples: int = MISSING
+    confidence: float = MISSING
+    gate: dict[str, float] = field(default_factory=dict)  # metric -> what a system may lose against degraded
+    snr_bands_db: list[float] = MISSING
     report_examples: int = MISSING
     device: str = MISSING
 

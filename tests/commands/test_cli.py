@@ -17,6 +17,7 @@ COMMANDS = [
     ("restore",),
     ("degrade",),
     ("store",),
+    ("evaluate",),
 ]
 
 
@@ -44,6 +45,7 @@ def test_every_help_has_an_example_and_lines_that_fit(words: tuple[str, ...], mi
         (("checkpoint", "replay", "/nowhere/a.pt", "/nowhere/b.pt"), "/nowhere/a.pt"),
         (("restore", "/nowhere/a.wav", "b.wav"), "/nowhere/a.wav"),
         (("export", "/tmp"), "/tmp"),
+        (("evaluate", "-", "/nowhere/a.wav", "b.wav"), "/nowhere/a.wav"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )

@@ -1,6 +1,6 @@
 """Held-out pairs: whole utterances of one split, degraded by a rule of (seed, content), for evaluation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,23 @@ class Pair:
     degraded: Float32[np.ndarray, "time"]
     target: Float32[np.ndarray, "target_time"]
     degradation: Degradation
+    speaker: str
+    language: str
+
+    def labels(self, snr_bands_db: Sequence[float]) -> dict[str, tuple[str, ...]]:
+        """Return by what results are sorted: speaker, language, kinds of degradation, band of the lowest SNR drawn.
+
+        Args:
+            snr_bands_db: where bands begin and end, ascending.
+        """
+        kinds = self.degradation.as_dict()
+        ratios = [float(values["snr_db"]) for values in kinds.values() if "snr_db" in values]
+        return {
+            "speaker": (self.speaker,),
+            "language": (self.language,),
+            "degradation": tuple(kinds) or ("none",),
+            "snr": (_band(min(ratios), snr_bands_db) if ratios else "no noise",),
+        }
 
 
 def pairs(
@@ -51,4 +68,13 @@ def pairs(
         clean = audio.resample(wave, rate_hz, RATE_HZ)
         drawn = draw(stream(seed, "pair", row.sha256), degradation, pools, len(clean))
         target = audio.resample(wave, rate_hz, sample_rate_hz)
-        yield Pair(row.name, clean, apply(clean, drawn, pools), target, drawn)
+        yield Pair(row.name, clean, apply(clean, drawn, pools), target, drawn, row.speaker, row.language)
+
+
+def _band(snr_db: float, bounds_db: Sequence[float]) -> str:
+    """Return a band's name, such as `10 to 15 dB`."""
+    below = [bound for bound in bounds_db if bound <= snr_db]
+    above = [bound for bound in bounds_db if bound > snr_db]
+    if not below or not above:
+        return f"under {above[0]:g} dB" if above else f"{below[-1]:g} dB and more"
+    return f"{below[-1]:g} to {above[0]:g} dB"

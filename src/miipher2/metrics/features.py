@@ -1,0 +1,45 @@
+"""Errors of the encoder's features, degraded and cleaned, against those of clean speech."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Features:
+    """The encoder's normalised features of one utterance: of clean speech, of degraded speech, and cleaned."""
+
+    clean: Float[np.ndarray, "frame dim"]
+    degraded: Float[np.ndarray, "degraded_frame degraded_dim"]
+    cleaned: Float[np.ndarray, "cleaned_frame cleaned_dim"]
+
+
+def feature_errors(features: Features) -> dict[str, float]:
+    """Return squared and absolute feature errors against clean, and the ratios cleaned / degraded.
+
+    Raises:
+        ValueError: the three arrays differ in shape, or hold values that are not finite.
+    """
+    arrays = {"clean": features.clean, "degraded": features.degraded, "cleaned": features.cleaned}
+    for name, array in arrays.items():
+        if array.shape != features.clean.shape:
+            raise ValueError(f"{name} features have the shape {array.shape}; clean has {features.clean.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} features hold values that are not finite")
+    errors: dict[str, float] = {}
+    for name in ("degraded", "cleaned"):
+        difference = np.asarray(arrays[name], np.float64) - np.asarray(features.clean, np.float64)
+        errors[name] = float(np.square(difference).mean())
+        errors[f"l1_{name}"] = float(np.abs(difference).mean())
+    return errors | ratios(errors)
+
+
+def ratios(errors: Mapping[str, float | int]) -> dict[str, float]:
+    """Return cleaned / degraded, of squared and of absolute errors, where there was an error."""
+    return {
+        f"{kind}ratio": errors[f"{kind}cleaned"] / errors[f"{kind}degraded"]
+        for kind in ("", "l1_")
+        if errors[f"{kind}degraded"] > 0.0
+    }
