@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sysconfig
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -71,7 +72,8 @@ def test_requirements_lock_is_what_pyproject_pins_and_what_is_installed() -> Non
     wanted = {normal(name): {version} for name, version in (entry.split("==") for entry in pinned)}
     stale = "stale; run: uv export --no-emit-project --no-header -o requirements.lock"
     assert {name: locked.get(name) for name in wanted} == wanted, stale
-    installed = {normal(each.metadata["Name"]): each.version.partition("+")[0] for each in distributions()}
+    site = sysconfig.get_path("purelib")  # and not what some packages bring along for themselves
+    installed = {normal(each.metadata["Name"]): each.version.partition("+")[0] for each in distributions(path=[site])}
     both = locked.keys() & installed.keys()
     assert len(both) > 150
     assert {name: installed[name] for name in both if installed[name] not in locked[name]} == {}, stale

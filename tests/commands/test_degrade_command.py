@@ -59,14 +59,14 @@ def test_a_tree_is_degraded_at_16_khz_and_as_the_table_says(
     for row in rows:
         wave, rate_hz = audio.read(row["file"])
         clean = audio.resample(wave, rate_hz, 16_000)
+        if "babble" in row["kinds"].split():
+            continue  # its tuples are not for a table's cells to carry back
         values: dict[str, dict] = {kind: {} for kind in row["kinds"].split()}
         for key, text in row.items():
             kind, _, field = key.partition(".")
             if kind in values and field != "file":
                 wanted = KINDS[kind].__annotations__[field]
                 values[kind][field] = wanted(text) if wanted in (int, float, str) else (float(text) if text else None)
-        if "babble" in values:
-            continue  # its tuples are not for a table's cells to carry back
         back, written_hz = audio.read(row["degraded"])
         assert written_hz == 16_000
         np.testing.assert_allclose(back, apply(clean, Degradation.from_dict(values), pools), atol=2**-14)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_checkpoints import Command, content_of, write
 
+import miipher2.batches
 import miipher2.stage
 from miipher2 import rng
 from miipher2.commands import replay
@@ -44,7 +45,7 @@ def run_folder(workspace: Path, stages: Any) -> Path:
 @pytest.fixture
 def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make the workspace the repository of this process, and leave PyTorch as it was."""
-    for module in (replay, miipher2.stage):
+    for module in (replay, miipher2.batches, miipher2.stage):
         monkeypatch.setattr(module, "ROOT", workspace)
     # It is disabled anyway, and its types are checked here, where Hydra's lists are no lists.
     monkeypatch.setattr(miipher2.stage, "start_wandb", lambda *_, **__: None)

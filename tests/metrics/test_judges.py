@@ -50,6 +50,7 @@ def values(clean: np.ndarray, other: np.ndarray, *metrics: str, language: str = 
     return found
 
 
+@pytest.mark.slow
 def test_clean_speech_against_itself_has_the_best_values(clean: np.ndarray) -> None:
     found = values(clean, clean, *(name for name in METRICS if not METRICS[name].values.keys() & {"dnsmos_ovrl"}))
     for name, (low, high) in BEST.items():

@@ -87,7 +87,7 @@ def test_every_ranks_chance_is_in_the_checkpoint_and_none_is_anothers(pair: Path
     assert content["environment"]["ranks"] == "2"
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_rank_killed_ends_all_and_the_run_resumes_to_the_same_bits(
     together: Together, pair: Path, killed: int
 ) -> None:
@@ -102,6 +102,7 @@ def test_one_rank_killed_ends_all_and_the_run_resumes_to_the_same_bits(
     assert_same(folder, pair)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_saves_once_and_ends_all(together: Together, pair: Path) -> None:
     folder = pair.with_name("adapter_pair_stopped")
     pids = together.start(2, "train_adapter", *begin(folder))
@@ -115,6 +116,7 @@ def test_a_signal_to_one_rank_saves_once_and_ends_all(together: Together, pair: 
     assert_same(folder, pair)
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_with_the_same_examples_and_is_named(together: Together, pair: Path) -> None:
     """Two, one, two: a warning each time, and a loss within a thousandth of that of two all along."""
     folder = pair.with_name("adapter_pair_two_one_two")
@@ -138,6 +140,7 @@ def test_a_failure_on_one_rank_ends_all_with_its_message(together: Together, pai
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pre_train_vocoder"])
 def test_the_vocoder_of_two_ranks_resumes_to_the_same_bits(together: Together, stages: Any, stage: str) -> None:
     folders = [stages.root / "exp" / name for name in ("pair_vocoder", "pair_vocoder_killed")]

@@ -22,9 +22,13 @@ def use_unasked_masks(model: Any) -> None:
 
 
 def key_mask(
-    *, q_length: int, attention_mask: Bool[Tensor, "batch key"] | None = None, **_: Any
+    *, q_length: Any, attention_mask: Bool[Tensor, "batch key"] | None = None, **_: Any
 ) -> Bool[Tensor, "batch 1 query key"] | None:
-    """Return which keys each query may look at: the valid ones; None where there is no mask."""
+    """Return which keys each query may look at: the valid ones; None where there is no mask.
+
+    Args:
+        q_length: how many queries; a tensor where the model is traced into a graph.
+    """
     if attention_mask is None:
         return None
     return attention_mask[:, None, None].expand(-1, 1, q_length, -1).contiguous()
