@@ -33,7 +33,7 @@ TINY = {
     "wandb/offline.yaml": {"mode": "disabled"},
     "loader/mini.yaml": {"num_workers": 0},
     "runtime/mini.yaml": {"threads": 1},
-    "evaluate/default.yaml": {"utterances": 2, "report_examples": 1},
+    "evaluate/default.yaml": {"utterances": 2, "report_examples": 1, "metrics": ["log_mel", "log_spectral_distance"]},
     "data/embedded.yaml": {"held_out": None, "noise_files": 6, "rooms": 2},
 }
 
