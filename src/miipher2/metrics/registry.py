@@ -123,7 +123,10 @@ def missing_library(name: str) -> str:
 
 
 def measure(name: str, sounds: Sounds) -> tuple[dict[str, float], dict[str, str]]:
-    """Return a metric's values, and for each of its values that cannot be had the reason."""
+    """Return a metric's values, and for each of its values that cannot be had the reason.
+
+    Values have nine digits: where an array lies in memory decides the last bits of a sum, in ESTOI's for one.
+    """
     metric = METRICS[name]
     reason = missing_library(name)
     seconds = len(sounds.other.wave) / sounds.other.sample_rate_hz
@@ -139,7 +142,7 @@ def measure(name: str, sounds: Sounds) -> tuple[dict[str, float], dict[str, str]
             values = metric.measure(sounds)
         except Skipped as skipped:
             reason = str(skipped)
-    kept = {key: value for key, value in values.items() if math.isfinite(value)}
+    kept = {key: float(f"{value:.9g}") for key, value in values.items() if math.isfinite(value)}
     skipped_values = {key: reason or _why(key, values, sounds) for key in metric.values if key not in kept}
     return kept, skipped_values
 
