@@ -28,7 +28,7 @@ from transformers import HubertConfig, HubertModel
 
 from miipher2.models.hifigan import HifiGan
 from miipher2.models.normaliser import FeatureNormaliser
-from miipher2.models.ssl import load_encoder
+from miipher2.models.pretrained import load_encoder
 from miipher2.recording import RecordingWriter
 from miipher2.restoring.bundle import save_bundle
 from miipher2.restoring.job import Job

@@ -7,7 +7,8 @@ import torch
 
 from miipher2.models.adapter import WithAdapter
 from miipher2.models.mini import new_mini_encoder
-from miipher2.models.ssl import SpeechEncoder, load_encoder
+from miipher2.models.pretrained import load_encoder
+from miipher2.models.ssl import SpeechEncoder
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 import transformers
 
-from miipher2.models.front_end import LogMelFrontEnd, WaveFrontEnd, log_mel_front_end, masked_group_norm
+from miipher2.models.front_end import LogMelFrontEnd, log_mel_front_end
 from miipher2.models.mini import new_mini_encoder
-from miipher2.models.ssl import load_encoder
+from miipher2.models.pretrained import load_encoder
 
 
 def new_wave(seconds: float) -> torch.Tensor:
@@ -87,19 +87,3 @@ def test_front_end_that_does_not_fit_the_model_is_refused() -> None:
     config = transformers.Wav2Vec2BertConfig(miipher2_front_end={"mels": 40})
     with pytest.raises(ValueError, match="frames of 80 values; should be feature_projection_input_dim=160"):
         log_mel_front_end(config)
-
-
-def test_strides_that_do_not_give_fifty_frames_are_refused() -> None:
-    with pytest.raises(ValueError, match="a frame every 160 samples; should be 320"):
-        WaveFrontEnd(torch.nn.ModuleList(), (10, 3), (5, 32), normalise=False)
-
-
-def test_masked_group_norm_is_group_norm_of_the_valid_part() -> None:
-    torch.manual_seed(0)
-    norm = torch.nn.GroupNorm(4, 4)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    hidden = torch.randn(2, 4, 30) + 5
-    normed = masked_group_norm(hidden, norm, torch.tensor([30, 11]))
-    torch.testing.assert_close(normed[:1], norm(hidden[:1]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(normed[1:, :, :11], norm(hidden[1:, :, :11]), atol=1e-5, rtol=0)

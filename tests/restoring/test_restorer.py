@@ -11,7 +11,7 @@ from tiny_weights import ADAPTER_DIM, DIM, ENCODERS, LAYER, UPSAMPLE, load, publ
 
 from miipher2.models.generators import new_generator
 from miipher2.models.normaliser import FeatureNormaliser
-from miipher2.models.ssl import load_encoder
+from miipher2.models.pretrained import load_encoder
 from miipher2.restoring.restorer import Restorer
 
 

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import save_file
 
 from miipher2.models.generators import new_generator
-from miipher2.models.ssl import load_encoder
+from miipher2.models.pretrained import load_encoder
 from miipher2.restoring.restorer import Restorer
 from miipher2.rng import stream
 

@@ -1,6 +1,5 @@
-"""From a 16 kHz wave to what an encoder's layers are fed, 50 frames a second: learnt convolutions, or log-mel."""
+"""From a 16 kHz wave to what an encoder's layers are fed, 50 frames a second, without anything learnt: log-mel."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,83 +11,6 @@ from transformers.audio_utils import mel_filter_bank, window_function
 
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 320
-
-
-class WaveFrontEnd(nn.Module):
-    """The convolutions of HuBERT, WavLM and wav2vec 2.0, padded so that every hop of the wave gives one frame.
-
-    A file alone and the same file in a padded batch give the same frames: statistics over time (of the wave, and of
-    HuBERT-base's GroupNorm) are taken over the valid part only.
-
-    Args:
-        conv_layers: `feature_extractor.conv_layers` of a transformers model.
-        kernels, strides: of these layers, in samples of their own input.
-        normalise: whether each wave is brought to mean 0 and variance 1 first, as the model was trained.
-
-    Raises:
-        ValueError: the strides do not multiply to 320.
-    """
-
-    def __init__(
-        self, conv_layers: nn.ModuleList, kernels: Sequence[int], strides: Sequence[int], normalise: bool
-    ) -> None:
-        super().__init__()
-        if math.prod(strides) != HOP_SAMPLES:
-            raise ValueError(f"strides {list(strides)} give a frame every {math.prod(strides)} samples; should be 320")
-        self.conv_layers = conv_layers
-        self.kernel, self.stride = kernels[0], strides[0]
-        self.normalise = normalise
-        # HuBERT sees 400 values every 320: 40 more on each side make 2 s exactly 100 frames, not 99.
-        seen = 1 + sum((kernel - 1) * math.prod(strides[:i]) for i, kernel in enumerate(kernels))
-        extra = max(seen - HOP_SAMPLES, 0)
-        self.padding = (extra // 2, extra - extra // 2)
-
-    def forward(
-        self, waves: Float[Tensor, "batch time"], valid_frames: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch frame dim"]:
-        """Return the frames of waves that are whole frames long and zero after their valid part."""
-        if self.normalise:
-            waves = _normalise_wave(waves, valid_frames)
-        first: Any = self.conv_layers[0]
-        hidden = F.pad(waves, self.padding)[:, None]
-        norm = getattr(first, "layer_norm", None)
-        if valid_frames is not None and isinstance(norm, nn.GroupNorm):
-            # As many values as the first convolution makes of the wave alone, its padding included.
-            lengths = (valid_frames * HOP_SAMPLES + sum(self.padding) - self.kernel) // self.stride + 1
-            hidden = first.activation(masked_group_norm(first.conv(hidden), norm, lengths))
-        else:
-            hidden = first(hidden)
-        for layer in self.conv_layers[1:]:
-            hidden = layer(hidden)
-        return hidden.transpose(1, 2)
-
-
-def masked_group_norm(
-    hidden: Float[Tensor, "batch dim time"], norm: nn.GroupNorm, lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch dim time"]:
-    """Apply a GroupNorm of one channel a group, with the statistics of each row's first `lengths` values."""
-    assert norm.num_groups == norm.num_channels
-    wide = hidden.float()  # statistics as torch's own under autocast
-    valid = (torch.arange(hidden.shape[-1], device=hidden.device) < lengths[:, None]).float()
-    count = lengths[:, None, None]
-    # The first layer is 60 times as long as the last: few passes over it are worth an unusual form.
-    with torch.autocast(hidden.device.type, enabled=False):
-        mean = wide @ valid[:, :, None] / count
-        deviation = torch.linalg.vector_norm((wide - mean) * valid[:, None], dim=-1, keepdim=True)
-        scale = norm.weight[:, None] * torch.rsqrt(deviation.square() / count + norm.eps)
-        return torch.addcmul(norm.bias[:, None] - mean * scale, wide, scale).to(hidden.dtype)
-
-
-def _normalise_wave(
-    waves: Float[Tensor, "batch time"], valid_frames: Int[Tensor, " batch"] | None
-) -> Float[Tensor, "batch time"]:
-    """Return waves of mean 0 and variance 1 over their valid part, zero after it, as transformers' extractor does."""
-    samples = torch.full((len(waves),), waves.shape[1], device=waves.device)
-    samples = samples if valid_frames is None else valid_frames * HOP_SAMPLES
-    valid = torch.arange(waves.shape[1], device=waves.device) < samples[:, None]
-    centred = (waves - waves.masked_fill(~valid, 0).sum(1, keepdim=True) / samples[:, None]).masked_fill(~valid, 0)
-    variance = centred.square().sum(1, keepdim=True) / samples[:, None]
-    return centred * torch.rsqrt(variance + 1e-7)
 
 
 class LogMelFrontEnd(nn.Module):

@@ -46,6 +46,8 @@ class AdapterRecipe:
         self.updater = updater
         self.loss_weights: dict[str, Any] = loss_weights
         self.bf16 = precision == "bf16"
+        if self.bf16:
+            encoder.hold_frozen_in(torch.bfloat16)
 
     @classmethod
     def from_config(cls, config: Any, device: torch.device, root: Path) -> "AdapterRecipe":
@@ -56,7 +58,7 @@ class AdapterRecipe:
 
     def initialise(self, batches: Iterable[Batch]) -> None:
         """Take the statistics of clean features."""
-        fit_normaliser(self.normaliser, self.encoder, batches, self.device)
+        fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
 
     def update(self, batch: Batch, step: int) -> Metrics:
         """Move the adapters once towards the clean features."""

@@ -12,7 +12,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from miipher2.models.normaliser import FeatureNormaliser
-from miipher2.models.ssl import Embedded, SpeechEncoder, load_encoder
+from miipher2.models.pretrained import load_encoder
+from miipher2.models.ssl import Embedded, SpeechEncoder
 from miipher2.training.finite import Finiteness
 from miipher2.training.recipe import Batch
 from miipher2.training.schedule import learning_rate
@@ -88,12 +89,12 @@ def check_names(found: Iterable[str], wanted: Iterable[str]) -> None:
 
 
 def fit_normaliser(
-    normaliser: FeatureNormaliser, encoder: SpeechEncoder, batches: Iterable[Batch], device: torch.device
+    normaliser: FeatureNormaliser, encoder: SpeechEncoder, batches: Iterable[Batch], device: torch.device, bf16: bool
 ) -> None:
-    """Set the statistics of clean features from some batches."""
+    """Set the statistics of clean features from some batches, as they are heard in training."""
     for batch in batches:
         frames = batch["valid_frames"]
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             features = encoder(batch["clean"].to(device), frames, adapted=False).float()
         normaliser.fit(features, (torch.arange(features.shape[1]) < frames[:, None]).to(device))
 

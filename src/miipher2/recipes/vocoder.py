@@ -76,6 +76,8 @@ class VocoderRecipe:
         self.updater_g, self.updater_d = updaters
         self.hears, self.loss_weights, self.segment_frames = hears, loss_weights, segment_frames
         self.bf16 = precision == "bf16"
+        if self.bf16:
+            encoder.hold_frozen_in(torch.bfloat16)
         self.device = next(generator.parameters()).device
         self.mel_distance = MelDistance(generator.sample_rate_hz).to(self.device)
         self.average = None if ema_decay is None else MovingAverage(generator, ema_decay)
@@ -121,7 +123,7 @@ class VocoderRecipe:
     def initialise(self, batches: Iterable[Batch]) -> None:
         """Take the statistics of clean features, unless they came with the weights that the stage starts from."""
         if "vocoder" not in self.sources:
-            fit_normaliser(self.normaliser, self.encoder, batches, self.device)
+            fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
 
     def update(self, batch: Batch, step: int) -> Metrics:
         """Make one update of the discriminators and one of the generator.

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers.utils import cached_file
 
-from miipher2.models.ssl import MODELS
+from miipher2.models.pretrained import MODELS
 from miipher2.restoring.weights import Vocoder, Weights, WeightsFile
 
 FORMAT = 1

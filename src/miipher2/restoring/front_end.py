@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float32
-from torch import Tensor, nn
+from torch import Tensor
 
-from miipher2.models.front_end import HOP_SAMPLES, LogMelFrontEnd, WaveFrontEnd
+from miipher2.models.front_end import HOP_SAMPLES, LogMelFrontEnd
 from miipher2.models.ssl import SpeechEncoder
+from miipher2.models.wave_front_end import WaveFrontEnd
 
 WAVE_EPSILON = BAND_EPSILON = 1e-7  # as the front ends have them
 
@@ -89,16 +89,10 @@ class PieceFrontEnd:
             shift, scale = (_stack([getattr(row, name) for row in scales], mel) for name in ("shift", "scale"))
             stacked = ((mel - shift[:, None]) * scale[:, None]).reshape(len(mel), -1, front_end.mels * 2)
             return torch.cat([stacked, -stacked], -1) if front_end.mirror else stacked
-        first: Any = front_end.conv_layers[0]
         if scales[0].gain is None:
-            hidden = first(waves[:, None])
-        else:
-            hidden = F.conv1d(waves[:, None], first.conv.weight, stride=front_end.stride)
-            offset, gain = (_stack([getattr(row, name) for row in scales], hidden) for name in ("offset", "gain"))
-            hidden = first.activation(torch.addcmul(offset[..., None], hidden, gain[..., None]))
-        for layer in front_end.conv_layers[1:]:
-            hidden = layer(hidden)
-        return hidden.transpose(1, 2)
+            return front_end.convolve(waves)
+        gain, offset = (_stack([getattr(row, name) for row in scales], waves) for name in ("gain", "offset"))
+        return front_end.convolve(waves, gain, offset)
 
 
 class WaveMoments:
@@ -115,8 +109,7 @@ class WaveMoments:
         size = 2 * front_end.kernel
         self._places, self._first, self._second = 0, np.zeros(size), np.zeros((size, size))
         first: Any = front_end.conv_layers[0]
-        norm = getattr(first, "layer_norm", None)
-        self._norm = norm if isinstance(norm, nn.GroupNorm) else None
+        self._norm = front_end.group_norm
         self._conv = first.conv
         self._rest = np.zeros((2, front_end.padding[0]))
 

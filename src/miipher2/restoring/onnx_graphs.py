@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from miipher2.models.adapter import WithAdapter
-from miipher2.models.front_end import HOP_SAMPLES, WaveFrontEnd
+from miipher2.models.front_end import HOP_SAMPLES
 from miipher2.models.ssl import SpeechEncoder
+from miipher2.models.wave_front_end import WaveFrontEnd
 from miipher2.restoring.front_end import WAVE_EPSILON
 from miipher2.restoring.weights import Weights
 

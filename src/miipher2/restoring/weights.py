@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from miipher2.models.generator import Generator
 from miipher2.models.generators import exported_generator
 from miipher2.models.normaliser import FeatureNormaliser
-from miipher2.models.ssl import SpeechEncoder, load_encoder
+from miipher2.models.pretrained import load_encoder
+from miipher2.models.ssl import SpeechEncoder
 
 
 class Vocoder(nn.Module):
