@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from tiny_checkpoints import Command
+from tiny_repository import here, repository
+
+__all__ = ["here", "miipher2", "repository"]  # fixtures
 
 sys.path.append(str(Path(__file__).parents[1] / "restoring"))  # tiny_weights
 

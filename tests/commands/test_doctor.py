@@ -1,62 +1,24 @@
 """`miipher2 doctor`: each kind of leftover is found, explained and mended, and nothing else is touched."""
 
-import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from omegaconf import OmegaConf
-from tiny_checkpoints import Command, content_of, write
+from tiny_checkpoints import Command
+from tiny_repository import detach, git, make_run
 
-import miipher2.compose
-import miipher2.config
-from miipher2.commands import doctor, resumable
+from miipher2.commands import doctor
 from miipher2.commands.finding import Finding
 from miipher2.commands.leftovers import head_findings, lock_findings, replaced_findings, temporary_findings
 from miipher2.commands.processes import find_tools, find_trainings, process_findings
-from miipher2.commands.resumable import checkpoint_findings
-from miipher2.compose import compose_params
 from miipher2.config import ROOT
 
 DEAD_PID = 2**22 + 1  # above what Linux gives
-
-
-def git(root: Path, *words: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    done = subprocess.run(["git", *identity, "-C", str(root), *words], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """Return a small repository with Git, configs/ and a params.yaml that fits."""
-    root = tmp_path / "repository"
-    root.mkdir()
-    shutil.copytree(ROOT / "configs", root / "configs")
-    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
-    (root / "models").symlink_to(ROOT / "models")
-    (root / ".dvc/tmp").mkdir(parents=True)
-    (root / ".gitignore").write_text("exp\n.dvc\n")
-    git(root, "init", "-q", "-b", "main")
-    git(root, "add", "-A")
-    git(root, "commit", "-q", "-m", "one")
-    return root
-
-
-@pytest.fixture
-def here(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make it the repository of this process."""
-    for module in (miipher2.config, miipher2.compose, resumable):
-        monkeypatch.setattr(module, "ROOT", repository)
-    return repository
 
 
 def start(
@@ -119,13 +81,6 @@ def test_a_stage_under_a_living_dvc_is_no_problem(repository: Path, started: lis
     assert find_tools(repository) == [f"dvc (pid {started[0].pid})"]
     assert find_tools(repository / "configs") == []
     os.kill(training.pid, 9)
-
-
-def detach(root: Path) -> None:
-    """Do what `dvc exp run` does to HEAD and its own references at its start, and undoes at its end."""
-    git(root, "checkout", "-q", "--detach")
-    for name in ("EXEC_HEAD", "EXEC_BASELINE"):
-        git(root, "update-ref", f"refs/exps/exec/{name}", "HEAD")
 
 
 def test_a_head_left_detached_goes_back_where_no_file_changes(here: Path, miipher2: Command) -> None:
@@ -227,11 +182,6 @@ def test_an_old_lock_of_git_is_removed_and_a_new_one_is_not(repository: Path) ->
     git(repository, "add", "-A")
 
 
-def params_of(root: Path, **changed: Any) -> None:
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    (root / "params.yaml").write_text(yaml.safe_dump(params | changed))
-
-
 def test_params_that_no_longer_fit_are_found(here: Path, miipher2: Command) -> None:
     (here / "configs/pipeline.yaml").write_text((here / "configs/pipeline.yaml").read_text() + "\n# edited\n")
     said = miipher2("doctor")
@@ -246,94 +196,6 @@ def test_params_that_are_broken_are_found(text: str, here: Path, miipher2: Comma
     assert "params: " in miipher2("doctor").out
     (here / "params.yaml").unlink()
     assert "params: params.yaml is missing" in miipher2("doctor").out
-
-
-def make_run(root: Path, stage: str, steps: tuple[int, ...], published: tuple[int, ...] = (), **config: Any) -> Path:
-    """Write checkpoints of a stage's run as configured, and its published ones."""
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    plain = params[stage] | config
-    folder = root / "exp" / plain["name"]
-    for target, several in ((folder, steps), (folder / "published", published)):
-        for step in several:
-            write(target, content_of(step, stage=stage, config=plain, run_id=f"run-{plain['name']}"))
-    return folder
-
-
-def commands(findings: Any) -> list[str]:
-    return [command for finding in findings for command in finding.commands]
-
-
-def test_a_run_that_was_cut_off_is_named_with_the_command_that_goes_on(repository: Path) -> None:
-    make_run(repository, "train_adapter", (9, 10), (9,))
-    make_run(repository, "pre_train_vocoder", (5,), (5,))
-    (finding,) = checkpoint_findings(repository)
-    assert finding.text.startswith("exp/adapter_mini/checkpoint_10.pt: step 10 of 350")
-    assert finding.commands == ["uv run dvc exp run -S checkpoint.resume_from=exp/adapter_mini/checkpoint_10.pt"]
-    assert finding.is_problem
-
-
-def test_the_command_repeats_the_overrides_of_the_killed_run(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = [
-        "experiment=mhubert_147_layer_6",
-        "data.source=data/embedded",
-        "data.prepared=data/prepared/mine",
-        "train_adapter.optim.betas=[0.8,0.9]",
-        "train_adapter.steps=7000",
-    ]
-    params = compose_params(given)
-    (repository / "params.yaml").write_text(miipher2.compose.OmegaConf.to_yaml(params))
-    make_run(repository, "train_adapter", (10,))
-    (command,) = commands(checkpoint_findings(repository))
-    file = "exp/adapter_layer_6_mhubert_147/checkpoint_10.pt"
-    words = " ".join(f"-S {word}" if "[" not in word else f"-S '{word}'" for word in given)
-    assert sorted(command.split(" -S ")) == sorted(
-        f"uv run dvc exp run {words} -S checkpoint.resume_from={file}".split(" -S ")
-    )
-
-
-def test_a_run_by_hand_goes_on_by_hand(repository: Path) -> None:
-    make_run(repository, "train_adapter", (10,), name="mine", seed=3)
-    assert commands(checkpoint_findings(repository)) == [
-        "uv run stages/train_adapter.py --config-name=adapter_mini name=mine seed=3 "
-        "checkpoint.resume_from=exp/mine/checkpoint_10.pt"
-    ]
-
-
-def test_the_command_can_be_asked_for(here: Path, miipher2: Command) -> None:
-    file = make_run(here, "train_adapter", (9, 10), seed=3) / "checkpoint_9.pt"
-    command = "uv run dvc exp run -S train_adapter.seed=3 -S checkpoint.resume_from=exp/adapter_mini/checkpoint_9.pt"
-    (here / "params.yaml").write_text(OmegaConf.to_yaml(compose_params(["train_adapter.seed=3"])))
-    assert miipher2("checkpoint", "command", file).out == f"{command}\n"
-    assert json.loads(miipher2("checkpoint", "command", file, "--json").out) == {"command": command.split()}
-    file.with_suffix(".json").write_text("{")
-    assert "checkpoint_9.json: missing or damaged" in miipher2("checkpoint", "command", file).error
-
-
-def test_configs_that_do_not_compose_cost_no_command(repository: Path) -> None:
-    make_run(repository, "train_adapter", (10,), seed=3)
-    for path in (repository / "configs").rglob("*.yaml"):
-        path.write_text("a: [")
-    (command,) = commands(checkpoint_findings(repository))
-    assert command == "uv run dvc exp run -S checkpoint.resume_from=exp/adapter_mini/checkpoint_10.pt"
-
-
-def test_a_run_in_progress_and_a_half_written_checkpoint_are_left_out(repository: Path) -> None:
-    folder = make_run(repository, "train_adapter", (4, 10))
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert list(checkpoint_findings(repository)) == []
-    (folder / "checkpoint_10.pt").write_bytes(b"cut")
-    (finding,) = checkpoint_findings(repository)
-    assert "checkpoint_4.pt" in finding.text
-
-
-def test_another_experiment_checked_out_over_a_run_that_ended_is_a_note(repository: Path) -> None:
-    folder = make_run(repository, "train_adapter", (350,))
-    (finding,) = checkpoint_findings(repository)
-    assert finding.is_problem  # it was killed between the last checkpoint and publishing
-    write(folder / "published", content_of(9, run_id="another"))
-    (finding,) = checkpoint_findings(repository)
-    assert not finding.is_problem
 
 
 def test_half_written_files_are_removed_and_whole_ones_stay(here: Path, miipher2: Command) -> None:
