@@ -43,14 +43,22 @@ def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[..., Any]
             world_size=1 if whole else ranks.count(),
             num_workers=config.loader.num_workers,
             prefetch=config.loader.prefetch,
+            pad_to=config.data.pad_to,
             pin_memory=on_cuda,
         )
 
     def validation_batches() -> list[Batch]:
         if not validation:
-            own, size = ranks.share(config.validation_batches), config.batch_size
+            own = ranks.share(config.validation_batches)
             validation.extend(
-                steps_loader(held, start_step=own.start, stop_step=own.stop, batch_size=size, num_workers=0, prefetch=1)
+                steps_loader(
+                    held,
+                    start_step=own.start,
+                    stop_step=own.stop,
+                    batch_size=config.batch_size,
+                    num_workers=0,
+                    pad_to=config.data.pad_to,
+                )
             )
         return validation
 

@@ -68,6 +68,7 @@ def check_values(config: DictConfig) -> None:
         "splits": ("published", "rule"),
         "on_bad_file": ("error", "skip"),
         "data.on_bad_file": ("error", "skip"),
+        "data.pad_to": ("crop", "longest"),
         "degradation.order": ("chain", "random"),
     }
     for key, allowed in choices.items():

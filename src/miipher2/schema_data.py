@@ -9,6 +9,7 @@ from omegaconf import MISSING
 class DataConfig:
     prepared: str = MISSING  # the folder that the stage prepare_data fills
     crop_seconds: float = MISSING
+    pad_to: str = "crop"  # how long a batch is: as the crop, or as the longest utterance in it
     level_db: list[float] = MISSING  # of the active speech, in dB of full scale
     segment_frames: int | None = None
     on_bad_file: str = "error"  # or skip: another utterance takes the place of one that cannot be read

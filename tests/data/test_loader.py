@@ -22,13 +22,18 @@ DEGRADATION = {
 }
 
 
-@pytest.fixture
-def examples(root: Path) -> Examples:
+def new_examples(root: Path, crop_seconds: float = 0.5, segment_frames: int = 10) -> Examples:
     prepared = root / "data/prepared"
     pools = Pools(Manifest.read(prepared / "noise.parquet"), Manifest.read(prepared / "rooms.parquet"), root)
     manifest = Manifest.read(prepared / "manifest.parquet")
-    settings: dict[str, Any] = {"sample_rate_hz": 24000, "level_db": (-30.0, -20.0), "segment_frames": 10}
-    return Examples(manifest, pools, DEGRADATION, root=root, seed=5, batch_size=4, crop_seconds=0.5, **settings)
+    settings: dict[str, Any] = {"sample_rate_hz": 24000, "level_db": (-30.0, -20.0), "segment_frames": segment_frames}
+    settings["crop_seconds"] = crop_seconds
+    return Examples(manifest, pools, DEGRADATION, root=root, seed=5, batch_size=4, **settings)
+
+
+@pytest.fixture
+def examples(root: Path) -> Examples:
+    return new_examples(root)
 
 
 def batches(examples: Examples, start: int = 0, stop: int = 6, workers: int = 0, **ranks: int) -> list[dict]:
@@ -43,6 +48,31 @@ def assert_same(first: list[dict], second: list[dict]) -> None:
         assert one.keys() == other.keys()
         for key in one:
             assert torch.equal(one[key], other[key]), key
+
+
+def padded_frames(root: Path, segment_frames: int) -> list[int]:
+    """Return how many frames the batches hold when padded to the longest, after a look at all that is in them."""
+    examples = new_examples(root, crop_seconds=4.0, segment_frames=segment_frames)
+    frames = []
+    cropped, longest = (list(steps_loader(examples, start_step=0, stop_step=6, batch_size=4, num_workers=0, pad_to=to))
+                        for to in ("crop", "longest"))  # fmt: skip
+    for whole, batch in zip(cropped, longest, strict=True):
+        frames.append(batch["clean"].shape[1] // 320)
+        for name, hop in (("clean", 320), ("degraded", 320), ("target", 480)):
+            assert whole[name].shape == (4, 200 * hop)
+            assert batch[name].is_contiguous()
+            assert torch.equal(batch[name], whole[name][:, : frames[-1] * hop])
+            assert name == "degraded" or not whole[name][:, frames[-1] * hop :].any()
+        assert frames[-1] == max(segment_frames, int(whole["valid_frames"].max()))
+        assert all(torch.equal(batch[name], whole[name]) for name in ("valid_frames", "segment_start", "utterance"))
+    return frames
+
+
+def test_batches_end_with_their_longest_utterance_where_asked(root: Path) -> None:
+    frames = padded_frames(root, segment_frames=10)
+    assert len(set(frames)) > 1
+    assert max(frames) < 200
+    assert min(padded_frames(root, segment_frames=190)) >= 190
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -127,6 +157,7 @@ def test_workers_outlive_signals_to_everyone_and_end_with_their_parent(examples:
         ({"world_size": 3}, "divide among 3 ranks"),
         ({"rank": 1}, "rank 1"),
         ({"start_step": 7}, "steps 7 to 6"),
+        ({"pad_to": "wave"}, "pad_to is 'wave'; it should be crop or longest"),
     ],
 )
 def test_wrong_arguments_are_named(examples: Examples, changes: dict, named: str) -> None:

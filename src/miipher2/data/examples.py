@@ -89,7 +89,7 @@ class Examples(Dataset[dict[str, Tensor]]):
             raise ValueError("the manifest holds no utterance to make examples of; does this split have any?")
         self.manifest, self.batch_size, self.sample_rate_hz = manifest, batch_size, sample_rate_hz
         self._pools, self._degradation, self._seed = pools, degradation, seed
-        self._level_db, self._segment_frames, self._stream_name = level_db, segment_frames, stream_name
+        self._level_db, self.segment_frames, self._stream_name = level_db, segment_frames, stream_name
         if on_bad_file not in ("error", "skip"):
             raise ValueError(f"on_bad_file is {on_bad_file!r}; it should be error or skip")
         self._order = Order(manifest, seed, weights)
@@ -122,7 +122,7 @@ class Examples(Dataset[dict[str, Tensor]]):
         clean = decoded.clean * gain
         valid_frames = decoded.valid_frames
         target = clean.copy() if self.sample_rate_hz == CLEAN_RATE_HZ else decoded.target * gain
-        segment_start = int(segment * (max(0, valid_frames - self._segment_frames) + 1)) if self._segment_frames else 0
+        segment_start = int(segment * (max(0, valid_frames - self.segment_frames) + 1)) if self.segment_frames else 0
         return {
             "clean": torch.from_numpy(clean),
             "degraded": torch.from_numpy(self._degraded(clean, rng)),

@@ -6,12 +6,14 @@ import multiprocessing.process
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing import popen_fork
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
+from miipher2.data.decoded import CLEAN_RATE_HZ, FRAMES_PER_SECOND
 from miipher2.data.examples import Examples
 from miipher2.data.stored import StoredExamples
 
@@ -38,6 +40,7 @@ def steps_loader(
     batch_size: int,
     num_workers: int,
     prefetch: int = 2,
+    pad_to: str = "crop",
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
@@ -50,9 +53,12 @@ def steps_loader(
         batch_size: examples in the global batch; rank r of w has slots r * batch_size / w and following.
         num_workers: processes that make batches; 0 makes them in this one.
         prefetch: batches that each worker makes ahead.
+        pad_to: how long the waves of a batch are: as the `crop`, or as the `longest` of this rank's examples is without
+            the zeros at its end (a segment to be cut from it at least).
 
     Raises:
-        ValueError: the batch does not divide among the ranks or is not that of `examples`, or the steps run backwards.
+        ValueError: `pad_to` is neither, the batch does not divide among the ranks or is not that of `examples`, or the
+            steps run backwards.
     """
     if batch_size != examples.batch_size:
         raise ValueError(f"batch_size is {batch_size}; the examples were made for {examples.batch_size}")
@@ -60,6 +66,8 @@ def steps_loader(
         raise ValueError(f"batch_size is {batch_size}, rank {rank}; it should divide among {world_size} ranks")
     if not 0 <= start_step <= stop_step:
         raise ValueError(f"steps {start_step} to {stop_step}; they should not be negative nor run backwards")
+    if pad_to not in ("crop", "longest"):
+        raise ValueError(f"pad_to is {pad_to!r}; it should be crop or longest")
     share = batch_size // world_size
     return DataLoader(
         examples,
@@ -69,9 +77,22 @@ def steps_loader(
         persistent_workers=num_workers > 0,
         multiprocessing_context=_Workers() if num_workers else None,
         worker_init_fn=_start_worker,
+        collate_fn=default_collate if pad_to == "crop" else partial(collate_to_longest, examples.segment_frames or 1),
         pin_memory=pin_memory,
         # Its own: an iterator draws a seed from the generator, the global one if it has none.
         generator=torch.Generator().manual_seed(0),
+    )
+
+
+def collate_to_longest(least_frames: int, examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return a batch whose waves end with its longest example, or after `least_frames`."""
+    crop_frames = len(examples[0]["clean"]) * FRAMES_PER_SECOND // CLEAN_RATE_HZ
+    frames = max(least_frames, *(int(example["valid_frames"]) for example in examples))
+    return default_collate(
+        [
+            {name: value[: len(value) // crop_frames * frames] if value.ndim else value for name, value in each.items()}
+            for each in examples
+        ]
     )
 
 

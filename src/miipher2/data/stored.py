@@ -41,6 +41,7 @@ class StoredExamples(Dataset[dict[str, Tensor]]):
             lines = [f"{key}: {about['settings'].get(key)} stored, {wanted[key]} configured" for key in other]
             raise ValueError(f"{folder}: its examples are others; " + "; ".join(lines))
         self.batch_size: int = wanted["batch_size"]
+        self.segment_frames: int | None = wanted["segment_frames"]
         if steps > about["steps"]:
             raise ValueError(f"{folder}: holds {about['steps']} batches, and {steps} are to be trained on; store more")
         self._folder, self._shards, self._per_shard = folder, about["shards"], about["batches_per_shard"]
