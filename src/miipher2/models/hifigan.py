@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from miipher2.models.generator import FRAMES_PER_SECOND, Generator
+from miipher2.models.rows import convolve, convolve_up, to_row
 
 SLOPE = 0.1  # of every LeakyReLU but the last, as in HiFi-GAN
 LAST_SLOPE = 0.01
@@ -73,12 +74,13 @@ class HifiGan(Generator):
 
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves in [-1, 1] of exactly `hop_samples` for each frame."""
-        hidden = self.first(features.transpose(1, 2))
+        hidden = convolve(self.first, to_row(features.transpose(1, 2)))
         for upsample, blocks in zip(self.upsamples, self.blocks, strict=True):
-            hidden = blocks(upsample(F.leaky_relu(hidden, SLOPE)))
+            hidden = blocks(convolve_up(upsample, F.leaky_relu(hidden, SLOPE)))
         # In float32 under autocast too: bfloat16 would leave 8 bits of each value of the wave.
         with torch.autocast(hidden.device.type, enabled=False):
-            return torch.tanh(self.last(F.leaky_relu(hidden.to(self.last.weight.dtype), LAST_SLOPE))).squeeze(1)
+            hidden = F.leaky_relu(hidden.to(self.last.weight.dtype), LAST_SLOPE)
+            return torch.tanh(convolve(self.last, hidden)).flatten(1)
 
 
 class ResidualBlocks(nn.Module):
@@ -88,7 +90,7 @@ class ResidualBlocks(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, dilations) for kernel in kernels)
 
-    def forward(self, hidden: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
+    def forward(self, hidden: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel 1 time"]:
         """Return as many values as came in."""
         total = self.blocks[0](hidden)
         for block in self.blocks[1:]:
@@ -109,10 +111,11 @@ class ResidualBlock(nn.Module):
             weight_norm(nn.Conv1d(channels, channels, kernel, padding=kernel // 2)) for _ in dilations
         )
 
-    def forward(self, hidden: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
+    def forward(self, hidden: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel 1 time"]:
         """Return as many values as came in."""
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
-            hidden = hidden + plain(F.leaky_relu(dilated(F.leaky_relu(hidden, SLOPE)), SLOPE))
+            between = F.leaky_relu(convolve(dilated, F.leaky_relu(hidden, SLOPE)), SLOPE)
+            hidden = hidden + convolve(plain, between)
         return hidden
 
 
