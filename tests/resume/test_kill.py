@@ -171,6 +171,7 @@ def test_killed_at_very_many_instants(stages: Any, whole: Callable[[str], Path],
     kill_and_resume(stages, stage, whole(stage), index, 1)
 
 
+@pytest.mark.slow
 def test_resumed_by_hand_from_another_folder_with_another_hash_seed_and_tmpdir(
     stages: Any, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -196,6 +197,7 @@ def test_resumed_by_hand_from_another_folder_with_another_hash_seed_and_tmpdir(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_command_that_it_shows_goes_on(stages: Any, whole: Callable[[str], Path]) -> None:
     stage, folder = "train_adapter", stages.root / "exp/terminated"
     given = (*CASES[stage], *COMMON, f"name={folder.name}", "loader.num_workers=1", "wandb.mode=offline")

@@ -89,7 +89,8 @@ def test_every_ranks_chance_is_in_the_checkpoint_and_none_is_anothers(pair: Path
     assert content["environment"]["ranks"] == "2"
 
 
-@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_one_rank_killed_ends_all_and_the_run_resumes_to_the_same_bits(
     together: Together, pair: Path, killed: int
 ) -> None:
@@ -131,6 +132,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_examples_and_is_named(tog
     assert [parent["step"] for parent in load(folder / LAST)[0]["parents"]] == [4, 8]
 
 
+@pytest.mark.slow
 def test_a_failure_on_one_rank_ends_all_with_its_message(together: Together, pair: Path) -> None:
     folder = pair.with_name("adapter_pair_broken")
     pids = together.start(2, "train_adapter", *begin(folder), last=("data.prepared=data/nowhere",))
@@ -141,6 +143,7 @@ def test_a_failure_on_one_rank_ends_all_with_its_message(together: Together, pai
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_an_error_before_anything_is_touched(together: Together, pair: Path) -> None:
     folder = pair.with_name("adapter_pair_uneven")
     done = [
