@@ -5,9 +5,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from tiny_weights import load, publish_all, wave
+import torch
+from tiny_weights import ENCODERS, load, publish_all, wave
 
+from miipher2 import audio
+from miipher2.config import ROOT
+from miipher2.models.hifigan import HifiGan
+from miipher2.models.normaliser import FeatureNormaliser
+from miipher2.models.pretrained import load_encoder
 from miipher2.restoring.onnx_graphs import export_graphs
+from miipher2.restoring.weights import Vocoder, Weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
@@ -16,14 +23,14 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["hubert", "wav2vec2"])
-def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, kind: str) -> None:
-    publish_all(tmp_path, kind, 24_000)
+@pytest.mark.parametrize(("kind", "vocos"), [(kind, kind == "mini") for kind in ENCODERS])
+def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, kind: str, vocos: bool) -> None:
+    publish_all(tmp_path, kind, 24_000, vocos=vocos)
     restorer = load(tmp_path)
     export_graphs(restorer.weights, tmp_path)
     encode = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
     vocode = onnxruntime.InferenceSession(tmp_path / "vocoder.onnx")
-    for frames, batch in [(10, 1), (50, 3), (777, 1)]:
+    for frames, batch in [(1, 1), (10, 1), (50, 3), (777, 1)]:
         waves = wave(frames * 320 * batch).reshape(batch, -1)
         wanted = np.stack([restorer.features(one) for one in waves])
         (features,) = encode.run(None, {"waves": waves})
@@ -34,7 +41,19 @@ def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, kind: str)
         np.testing.assert_allclose(made, np.stack([restorer.vocode(one) for one in wanted]), atol=1e-4)
 
 
-def test_an_encoder_of_log_mel_is_refused(tmp_path: Path) -> None:
-    publish_all(tmp_path, "w2v_bert")
-    with pytest.raises(ValueError, match="hears log-mel; only encoders that hear a wave"):
-        export_graphs(load(tmp_path).weights, tmp_path)
+def test_the_default_s_encoder_hears_speech_and_silence_as_in_pytorch(tmp_path: Path) -> None:
+    encoder = load_encoder(ROOT / "models/mini/encoder", 3)
+    encoder.add_adapters(16)
+    torch.manual_seed(0)
+    for adapter in encoder.adapters.parameters():
+        torch.nn.init.normal_(adapter, std=0.1)
+    vocoder = Vocoder(FeatureNormaliser(encoder.dim), HifiGan(encoder.dim, 16_000, 16, [8, 5, 4, 2], [3], [1]))
+    export_graphs(Weights(encoder, FeatureNormaliser(encoder.dim), vocoder), tmp_path)
+    encode = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
+    spoken, rate_hz = audio.read(sorted((ROOT / "data/embedded/en").glob("*.flac"))[0])
+    speech = audio.resample(spoken, rate_hz, 16_000)
+    for heard in (speech[: len(speech) // 320 * 320], np.zeros(320 * 20, np.float32)):
+        with torch.inference_mode():
+            wanted = encoder(torch.from_numpy(heard)[None], adapted=True).numpy()
+        (features,) = encode.run(None, {"waves": heard[None]})
+        np.testing.assert_allclose(features, wanted, atol=1e-4 * np.abs(wanted).max())

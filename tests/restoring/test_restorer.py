@@ -41,10 +41,13 @@ def edit_config(folder: Path, **changes: object) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-@pytest.mark.parametrize("rate_hz", UPSAMPLE)
-def test_the_output_lasts_as_long_as_the_input(tmp_path, kind, rate_hz):
-    publish_all(tmp_path, kind, rate_hz)
+@pytest.mark.parametrize(
+    ("kind", "rate_hz", "vocos"),
+    [*((kind, 24_000, False) for kind in ENCODERS), *(("hubert", rate_hz, True) for rate_hz in UPSAMPLE)]
+    + [("hubert", rate_hz, False) for rate_hz in UPSAMPLE if rate_hz != 24_000],
+)
+def test_the_output_lasts_as_long_as_the_input(tmp_path, kind, rate_hz, vocos):
+    publish_all(tmp_path, kind, rate_hz, vocos=vocos)
     restorer = load(tmp_path)
     assert restorer.sample_rate_hz == rate_hz
     for from_hz, samples in [
@@ -112,6 +115,12 @@ def test_restoring_twice_gives_the_same_bits_and_draws_no_chance(restorer):
     first, second = restorer(wave(5_000), 16_000), restorer(wave(5_000), 16_000)
     np.testing.assert_array_equal(first, second)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_folders_are_those_of_the_working_directory_unless_said(root, restorer, monkeypatch):
+    monkeypatch.chdir(root)
+    again = Restorer.from_published("adapter", "vocoder")
+    assert again.weights.digest() == restorer.weights.digest()
 
 
 def test_loading_leaves_the_global_generator_alone(root):

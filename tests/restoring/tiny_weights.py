@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import save_file
 
 from miipher2.models.generators import new_generator
+from miipher2.models.mini import new_mini_encoder
 from miipher2.models.pretrained import load_encoder
 from miipher2.restoring.restorer import Restorer
 from miipher2.rng import stream
@@ -47,7 +48,42 @@ def save_wav2vec2(folder: Path) -> None:
     transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
 
 
-ENCODERS = {"hubert": save_hubert, "w2v_bert": save_w2v_bert, "wav2vec2": save_wav2vec2}
+def save_mini(folder: Path) -> None:
+    """The default's form: log-mel by fixed statistics, mirrored."""
+    new_mini_encoder(
+        hidden_dim=DIM,
+        layers=3,
+        heads=2,
+        intermediate_dim=24,
+        kernel=7,
+        mels=40,
+        mean=[10.0 + band / 8 for band in range(40)],
+        std=4.0,
+        mirror=True,
+    ).save_pretrained(folder)
+
+
+def save_wavlm(folder: Path) -> None:
+    """Attention whose bias depends on distance and content; waves as they are."""
+    config = transformers.WavLMConfig(
+        **SHARED,
+        conv_dim=[8] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        num_buckets=32,
+        max_bucket_distance=80,
+    )
+    transformers.WavLMModel(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+
+
+ENCODERS = {
+    "hubert": save_hubert,
+    "mini": save_mini,
+    "w2v_bert": save_w2v_bert,
+    "wav2vec2": save_wav2vec2,
+    "wavlm": save_wavlm,
+}
 
 
 def publish(folder: Path, model: dict, tensors: dict[str, torch.Tensor]) -> None:
@@ -60,7 +96,9 @@ def statistics(shift: float) -> dict[str, torch.Tensor]:
     return {"normaliser.mean": torch.full((DIM,), shift), "normaliser.std": torch.full((DIM,), 2.0)}
 
 
-def publish_all(root: Path, kind: str, rate_hz: int = 16_000, absolute: bool = False, seed: int = 0) -> None:
+def publish_all(
+    root: Path, kind: str, rate_hz: int = 16_000, absolute: bool = False, seed: int = 0, vocos: bool = False
+) -> None:
     """Fill a repository with an encoder, and with what the adapter and the vocoder stages publish."""
     torch.manual_seed(seed)
     ENCODERS[kind](root / "models" / kind)
@@ -70,16 +108,20 @@ def publish_all(root: Path, kind: str, rate_hz: int = 16_000, absolute: bool = F
     encoder.add_adapters(ADAPTER_DIM)
     state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
     publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5))
-    numbers = {
+    numbers: dict[str, object] = {
         "kind": "hifigan",
         "channels": 16,
         "upsample_factors": UPSAMPLE[rate_hz],
         "kernels": [3],
         "dilations": [1],
     }
+    if vocos:
+        numbers = {"kind": "vocos", "channels": 16, "hidden_channels": 24, "blocks": 2, "window_frames": 4}
     generator = new_generator(dim=DIM, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
     # Larger than drawn and without their biases, so that a wave comes out which is worth comparing.
-    state = {f"generator.{name}": 2.0 * value * ("weight" in name) for name, value in generator.items()}
+    state = {f"generator.{name}": 2.0 * value * ("bias" not in name) for name, value in generator.items()}
+    if vocos:  # drawn so small that what lies a few frames away would hardly be heard
+        state |= {name: 10 * value for name, value in state.items() if value.ndim > 1 and "last" not in name}
     model = shared | {"sample_rate_hz": rate_hz, "generator": numbers, "adapter_hidden_dim": None}
     publish(root / "vocoder", model, state | statistics(0.1))
 

@@ -63,6 +63,12 @@ class Vocos(Generator):
 
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves of exactly `hop_samples` for each frame."""
+        return self._to_wave(torch.complex(*self.spectrum(features)))
+
+    def spectrum(
+        self, features: Float[Tensor, "batch frame dim"]
+    ) -> tuple[Float[Tensor, "batch frame bin"], Float[Tensor, "batch frame bin"]]:
+        """Return the real and the imaginary part of each frame's spectrum."""
         hidden = self.first_norm(self.first(features.transpose(1, 2)).transpose(1, 2))
         for block in self.blocks:
             hidden = block(hidden)
@@ -70,16 +76,20 @@ class Vocos(Generator):
         with torch.autocast(hidden.device.type, enabled=False):
             log_magnitude, phase = self.last(self.last_norm(hidden.to(self.last.weight.dtype))).chunk(2, dim=-1)
             magnitude = log_magnitude.clamp_max(math.log(LARGEST_MAGNITUDE)).exp()
-            return self._to_wave(torch.complex(magnitude * phase.cos(), magnitude * phase.sin()))
+            return magnitude * phase.cos(), magnitude * phase.sin()
 
-    def _to_wave(self, spectrum: Tensor) -> Float[Tensor, "batch time"]:
-        """Return the inverse short-time Fourier transform, the hop's share of each window kept at both ends."""
-        frames = spectrum.shape[1]
-        pieces = torch.fft.irfft(spectrum, n=self.window_samples) * self.window
+    def join(self, pieces: Float[Tensor, "batch frame window"]) -> Float[Tensor, "batch time"]:
+        """Return windowed pieces joined to a wave, the hop's share of each window kept at both ends."""
+        frames = pieces.shape[1]
         weights = self.window.square().expand(1, frames, -1)
         left = (self.window_samples - self.hop_samples) // 2
         kept = slice(left, left + frames * self.hop_samples)
+        pieces = pieces * self.window
         return overlap_add(pieces, self.hop_samples)[:, kept] / overlap_add(weights, self.hop_samples)[:, kept]
+
+    def _to_wave(self, spectrum: Tensor) -> Float[Tensor, "batch time"]:
+        """Return the inverse short-time Fourier transform."""
+        return self.join(torch.fft.irfft(spectrum, n=self.window_samples))
 
 
 class ConvNextBlock(nn.Module):

@@ -100,13 +100,13 @@ class Restorer:
         adapter_dir: Path | str,
         vocoder_dir: Path | str,
         *,
-        root: Path | str,
+        root: Path | str = ".",
         device: torch.device | str = "cpu",
         options: Options | None = None,
         batch_size: int = 1,
         chunk_seconds: float = 10.0,
     ) -> "Restorer":
-        """Return a restorer with the weights that two stages published; folders are taken from `root`.
+        """Return a restorer with the weights that two stages published; all folders are taken from `root`.
 
         Raises:
             FileNotFoundError, EncoderUnavailableError, ValueError: as `load_published`.
