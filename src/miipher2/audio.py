@@ -144,6 +144,14 @@ def resample(wave: Float32[np.ndarray, "time"], from_hz: int, to_hz: int) -> Flo
     return np.ascontiguousarray(resampled.numpy()[:length])
 
 
+def file_name(path: Path | str) -> str | bytes:
+    """Return a path as soundfile takes it: as bytes where its name is not UTF-8."""
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+
+
 @contextmanager
 def _opened(path: Path | Part | str) -> Iterator[soundfile.SoundFile]:
     """Open a sound file that holds audio."""
@@ -151,7 +159,7 @@ def _opened(path: Path | Part | str) -> Iterator[soundfile.SoundFile]:
         if not Path(path).is_file():
             what = "is a folder" if Path(path).is_dir() else "does not exist"
             raise AudioError(f"{path}: {what}; it should be a sound file")
-        whole_or_part: Any = nullcontext(path)
+        whole_or_part: Any = nullcontext(file_name(path))
     else:
         try:
             whole_or_part = path.open()

@@ -40,7 +40,7 @@ class Recording:
         """
         position = 0
         try:
-            with soundfile.SoundFile(self.path) as file:
+            with soundfile.SoundFile(audio.file_name(self.path)) as file:
                 while position < self.samples:
                     wanted = min(BLOCK_SECONDS * self.sample_rate_hz, self.samples - position)
                     block = file.read(wanted, dtype="float32", always_2d=True).T
@@ -88,7 +88,7 @@ class RecordingWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._file = soundfile.SoundFile(
-                self.temporary, "w", sample_rate_hz, channels, format=sound_format, subtype=subtype
+                audio.file_name(self.temporary), "w", sample_rate_hz, channels, format=sound_format, subtype=subtype
             )
         except (soundfile.LibsndfileError, ValueError) as error:
             self.temporary.unlink(missing_ok=True)

@@ -209,7 +209,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_loaded(
     recordings: Path, tmp_path: Path, miipher2: Command
 ) -> None:
     (tmp_path / "empty").mkdir()
-    audio.write(recordings / "deep/c.wav", noise(), 16_000)
+    for name in ("c.wav", "c.ogg.wav"):
+        audio.write(recordings / "deep" / name, noise(), 16_000)
     wrong = [
         (recordings / "a.wav", tmp_path / "out.mp3", "should end in .wav, .flac or .ogg"),
         (recordings / "a.wav", recordings / "a.wav", "replaced by its own restoration"),

@@ -57,14 +57,14 @@ def test_a_folder_is_restored_although_an_actor_is_killed(tmp_path: Path) -> Non
         "address": "local",
         "actors": 1,
         "workers": 1,
-        "on_progress": lambda task, share: done.append(task.name),
+        "on_progress": lambda task, share, seconds: done.append(task.name),
     }
     make = partial(restorer_from, str(tmp_path), str(tmp_path / "alive"))
     outcome = run_on_ray(tasks, tmp_path / "out", make_restorer=make, **settings)
     assert not (tmp_path / "alive").exists()  # one was killed
     assert len(outcome.restored) + len(outcome.skipped) == 20
     assert [task.name for task, _ in outcome.failed] == ["bad.wav"]
-    assert len(done) == 20
+    assert len(done) == 21
     restorer = load(tmp_path)
     for task in tasks:
         if task.name != "bad.wav":

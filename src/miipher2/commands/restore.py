@@ -1,7 +1,9 @@
 """`miipher2 restore`: recordings in, restored recordings out, with published weights or a bundle."""
 
 import argparse
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,8 @@ Restore a recording, every recording below a folder, or those that a list names 
 
 For a file, the suffix of OUT says what is written, .wav, .flac or .ogg; an OUT that is a folder takes the name of the
 file. For a folder, its tree is kept: WAV stays WAV, FLAC stays FLAC, anything else becomes WAV, unless --format says
-otherwise. Channels are kept, each restored on its own; the length is the input's. An output appears whole or not at
-all.
+otherwise; a.mp3 beside a.wav becomes a.mp3.wav. Channels are kept, each restored on its own; the length is the
+input's. An output appears whole or not at all.
 
 A folder or list job can be killed and started again: OUT/.restoring/ records what is finished, and what is finished is
 skipped where the digests of input, weights, options and output all agree. Several processes may work on one OUT, each
@@ -102,7 +104,6 @@ def _run_here(
 
     with _Progress(tasks) as progress:
         job = Job(restorer, journal, workers=options.workers, on_progress=progress.add)
-        progress.outcome = job.outcome
         try:
             return job.run(tasks)
         finally:
@@ -130,32 +131,47 @@ def _run_on_ray(options: argparse.Namespace, tasks: "list[Task]", is_folder: boo
 
 
 class _Progress:
-    """A bar over the bytes of the input, since lengths are not known before files are opened."""
+    """A bar over the bytes of the input, since lengths are not known before files are opened.
+
+    It says how long the rest takes at the present pace, and how many times faster than real time it goes.
+    """
 
     def __init__(self, tasks: "list[Task]") -> None:
         from tqdm import tqdm
 
-        self._sizes = {task: task.source.stat().st_size if task.source.is_file() else 0 for task in tasks}
+        self._left = {task: float(task.source.stat().st_size if task.source.is_file() else 0) for task in tasks}
+        self._sizes = dict(self._left)
         self._bar = tqdm(
-            total=sum(self._sizes.values()),
+            total=round(sum(self._sizes.values())),
             unit="B",
             unit_scale=True,
-            dynamic_ncols=True,
             smoothing=0.05,
             disable=not sys.stderr.isatty(),
+            **_shape(),
         )
-        self.outcome: Outcome | None = None
-        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._seconds, self._started = 0.0, time.monotonic()
 
-    def add(self, task: "Task", share: float) -> None:
-        """Move on by a share of a task."""
-        self._bar.update(round(share * self._sizes[task]))
-        if self.outcome is not None and self.outcome.seconds:
-            speed = self.outcome.seconds / max(time.monotonic() - self._started, 1e-9)
-            self._bar.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
+    def add(self, task: "Task", share: float, seconds: float) -> None:
+        """Move on by a share of a task, or by what is left of it, and by seconds of audio; from any thread."""
+        with self._lock:
+            done = min(share * self._sizes[task], self._left[task])
+            self._left[task] -= done
+            self._seconds += seconds
+            if self._seconds:
+                speed = self._seconds / max(time.monotonic() - self._started, 1e-9)
+                self._bar.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
+            self._bar.update(done)
 
     def __enter__(self) -> "_Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+def _shape() -> dict[str, Any]:
+    """Return the bar's width: the terminal's; where that says 0, as in a container, tqdm would be silent."""
+    if sys.stderr.isatty() and not all(os.get_terminal_size(sys.stderr.fileno())):
+        return {"ncols": 100, "nrows": 20}
+    return {"dynamic_ncols": True}

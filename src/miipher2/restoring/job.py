@@ -47,7 +47,8 @@ class Job:
     Args:
         journal: None does every task, and keeps no record.
         workers: threads that read, and as many that write.
-        on_progress: called with a task and the share of it that was done since the last call.
+        on_progress: called with a task, the share of it that was done since the last call, and the seconds of audio
+            that were restored; with a share of 1 for a task that is skipped or fails, whatever was done of it.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Job:
         journal: Journal | None,
         *,
         workers: int = 2,
-        on_progress: Callable[[Task, float], None] = lambda task, share: None,
+        on_progress: Callable[[Task, float, float], None] = lambda task, share, seconds: None,
     ) -> None:
         self.restorer, self.journal, self.workers, self.on_progress = restorer, journal, workers, on_progress
         self.outcome = Outcome()
@@ -93,7 +94,7 @@ class Job:
                 continue
             if opened.passage is None:
                 self.outcome.skipped.append(task)
-                self.on_progress(task, 1.0)
+                self.on_progress(task, 1.0, 0.0)
                 continue
             self._outputs[opened.passage] = _Output(task, opened.input_sha256, self.restorer.sample_rate_hz)
             yield opened.passage
@@ -124,7 +125,7 @@ class Job:
                 if output.writer is None and self.journal is not None:
                     self.journal.begin(task)
                 output.write(block, passage, self.journal.writer_id if self.journal is not None else None)
-                self.on_progress(task, block.shape[1] / passage.samples)
+                self.on_progress(task, block.shape[1] / passage.samples, block.shape[1] / self.restorer.sample_rate_hz)
                 return
             if passage.failure is not None:
                 raise passage.failure
@@ -149,6 +150,7 @@ class Job:
             self.outcome.failed.append((task, reason))
         if self.journal is not None:
             self.journal.fail(task, reason)
+        self.on_progress(task, 1.0, 0.0)
 
     def _abandon(self) -> None:
         """Remove what is unfinished when the job ends early."""

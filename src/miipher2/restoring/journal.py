@@ -80,7 +80,7 @@ class Journal:
         self._file.close()
 
     def _write(self, record: dict[str, str]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(record).encode() + b"\n")
         os.fsync(self._file.fileno())
 
     def _read(self, path: Path) -> None:

@@ -41,7 +41,7 @@ def run_on_ray(
     actors: int,
     workers: int,
     make_restorer: Callable[[], Restorer],
-    on_progress: Callable[[Task, float], None],
+    on_progress: Callable[[Task, float, float], None],
 ) -> Outcome:
     """Do all tasks on a cluster and return what became of them.
 
@@ -73,8 +73,9 @@ def run_on_ray(
             outcome: Outcome = ray.get(done[0])
             pool.append(busy.pop(done[0]))
             total.add(outcome)
-            for task in [*outcome.restored, *outcome.skipped]:
-                on_progress(by_name[task.name], 1.0)
+            finished = [*outcome.restored, *outcome.skipped, *(task for task, _ in outcome.failed)]
+            for number, task in enumerate(finished):
+                on_progress(by_name[task.name], 1.0, 0.0 if number else outcome.seconds)
         return total
     finally:
         ray.shutdown()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,10 @@ class Naming:
         kept = source.suffix if source.suffix.lower() in (".wav", ".flac") else ".wav"
         return f"{source.stem}{self.suffix}{kept if self.format is None else f'.{self.format}'}"
 
+    def full_name(self, source: Path) -> str:
+        """Return a name that tells a.mp3 from a.wav: a.mp3.wav."""
+        return f"{source.name}{self.suffix}{Path(self.name(source)).suffix}"
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -51,7 +56,7 @@ class Shard:
 
     def holds(self, task: Task) -> bool:
         """Say whether the task is this shard's."""
-        return int(hashlib.sha256(task.name.encode()).hexdigest(), 16) % self.count == self.number - 1
+        return int(hashlib.sha256(os.fsencode(task.name)).hexdigest(), 16) % self.count == self.number - 1
 
 
 def find_tasks(source: Path, target: Path, naming: Naming | None = None) -> list[Task]:
@@ -64,6 +69,10 @@ def find_tasks(source: Path, target: Path, naming: Naming | None = None) -> list
     naming = naming or Naming()
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file, folder or list")
+    if not (source.is_file() or source.is_dir()):
+        raise ValueError(
+            f"{source}: is neither a file nor a folder; a recording is read twice, so that no pipe will do"
+        )
     if source.is_file() and source.suffix.lower() not in LIST_SUFFIXES:
         return [_single(source, target, naming)]
     if target.is_file() or target.resolve() == source.resolve():
@@ -72,7 +81,9 @@ def find_tasks(source: Path, target: Path, naming: Naming | None = None) -> list
         found = sorted(
             path
             for path in source.rglob("*")
-            if path.is_file() and path.suffix.lower() in SOUND_SUFFIXES and not path.name.startswith(".")
+            if (path.is_file() or not path.exists())  # a link that leads nowhere is a failure to be told
+            and path.suffix.lower() in SOUND_SUFFIXES
+            and not path.name.startswith(".")
         )
         # OUT inside IN holds what an earlier run restored.
         found = [path for path in found if target.resolve() not in path.resolve().parents]
@@ -83,9 +94,12 @@ def find_tasks(source: Path, target: Path, naming: Naming | None = None) -> list
         names = [path.absolute().parent.relative_to(shared) for path in found]
     if not found:
         raise ValueError(f"{source}: holds no recordings ({', '.join(sorted(SOUND_SUFFIXES))})")
+    wanted = [(folder / naming.name(path)).as_posix() for path, folder in zip(found, names, strict=True)]
+    shared_names = {name for name, count in Counter(wanted).items() if count > 1}
     tasks: dict[str, Task] = {}
-    for path, folder in zip(found, names, strict=True):
-        name = (folder / naming.name(path)).as_posix()
+    for path, folder, name in zip(found, names, wanted, strict=True):
+        if name in shared_names and path.suffix != Path(name).suffix:
+            name = (folder / naming.full_name(path)).as_posix()
         if name in tasks:
             raise ValueError(f"{tasks[name].source} and {path} would both become {target / name}; rename one")
         tasks[name] = Task(path, target / name, name)
