@@ -1,11 +1,12 @@
 """What restoring costs at full size, with random weights: real-time factor, peak memory, share of each part.
 
     uv run benchmarks/restore.py [--seconds 60] [--device cpu] [--precisions fp32 bf16] [--batch-sizes 1 8]
+                                 [--generators hifigan vocos]
 
-HuBERT-base's shape cut at layer 6, adapters of 768, HiFi-GAN V1 at 24 kHz; a WAV in, a WAV out. The real-time factor is
-this machine's, under whatever else it does; beside it stands the factor that the counted work would have at the rate of
-a large matrix product measured just before and just after, and the ratio of the two. Each case is a process of its own,
-so that its peak memory is its own.
+HuBERT-base's shape cut at layer 6, adapters of 768, HiFi-GAN V1 or Vocos at 24 kHz; a WAV in, a WAV out. The real-time
+factor is this machine's, under whatever else it does; beside it stands the factor that the counted work would have at
+the rate of a large matrix product measured just before and just after, and the ratio of the two. Each case is a process
+of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel
 
-from miipher2.models.hifigan import HifiGan
+from miipher2.models.generators import new_generator
 from miipher2.models.normaliser import FeatureNormaliser
 from miipher2.models.pretrained import load_encoder
 from miipher2.recording import RecordingWriter
@@ -38,7 +39,10 @@ from miipher2.restoring.weights import Vocoder, Weights
 from miipher2.rng import stream
 
 RATE_HZ = 24_000
-HIFIGAN_V1 = {"channels": 512, "upsample_factors": [8, 5, 4, 3], "kernels": [3, 7, 11], "dilations": [1, 3, 5]}
+GENERATORS: dict[str, dict[str, Any]] = {
+    "hifigan": {"channels": 512, "upsample_factors": [8, 5, 4, 3], "kernels": [3, 7, 11], "dilations": [1, 3, 5]},
+    "vocos": {"channels": 512, "hidden_channels": 1536, "blocks": 8, "window_frames": 4},
+}
 
 
 def main() -> None:
@@ -48,22 +52,26 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--generators", nargs="+", choices=GENERATORS, default=[*GENERATORS])
     parser.add_argument("--chunk-seconds", type=float, default=10.0)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case is not None:
         print(json.dumps(measure(**json.loads(options.case))))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        make_bundle(Path(folder))
-        bundle = sum(path.stat().st_size for path in (Path(folder) / "bf16").rglob("*"))
-        print(f"bundle in bf16, beside the encoder: {bundle / 1e6:.1f} MB")
-        for precision in options.precisions:
-            for batch_size in options.batch_sizes:
-                case = {"folder": folder, "precision": precision, "batch_size": batch_size, "seconds": options.seconds}
-                case |= {"device": options.device, "chunk_seconds": options.chunk_seconds}
-                command = [sys.executable, __file__, "--case", json.dumps(case)]
-                print(describe(json.loads(subprocess.run(command, capture_output=True, check=True).stdout)), flush=True)
+    for generator in options.generators:
+        with tempfile.TemporaryDirectory() as folder:
+            make_bundle(Path(folder), generator)
+            bundle = sum(path.stat().st_size for path in (Path(folder) / "bf16").rglob("*"))
+            print(f"{generator}: bundle in bf16, beside the encoder: {bundle / 1e6:.1f} MB")
+            for precision in options.precisions:
+                for batch_size in options.batch_sizes:
+                    case = {"folder": folder, "precision": precision, "batch_size": batch_size}
+                    case |= {"seconds": options.seconds, "device": options.device}
+                    case |= {"chunk_seconds": options.chunk_seconds}
+                    command = [sys.executable, __file__, "--case", json.dumps(case)]
+                    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+                    print(f"{generator} {describe(found)}", flush=True)
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -76,20 +84,21 @@ def describe(found: dict[str, Any]) -> str:
     )
 
 
-def make_bundle(folder: Path) -> None:
+def make_bundle(folder: Path, kind: str) -> None:
     """Write full-size networks with random weights."""
     torch.manual_seed(0)
     HubertModel(HubertConfig(num_hidden_layers=6)).save_pretrained(folder / "hubert")
     encoder = load_encoder(folder / "hubert", 6)
     encoder.add_adapters(768)
-    generator = HifiGan(encoder.dim, RATE_HZ, **HIFIGAN_V1).fold().eval()
+    numbers = {"kind": kind, **GENERATORS[kind]}
+    generator = new_generator(dim=encoder.dim, sample_rate_hz=RATE_HZ, **numbers).fold().eval()
     settings = {
         "hubert_model_name": str(folder / "hubert"),
         "hubert_layer": 6,
         "hubert_revision": None,
         "adapter_hidden_dim": 768,
         "sample_rate_hz": RATE_HZ,
-        "generator": {"kind": "hifigan", **HIFIGAN_V1},
+        "generator": numbers,
     }
     vocoder = Vocoder(FeatureNormaliser(encoder.dim), generator)
     weights = Weights(encoder, FeatureNormaliser(encoder.dim), vocoder, settings, {})
