@@ -29,6 +29,7 @@ ALLOWED = {
     "recipes": {"rng", "data", "losses", "models", "training"},
     "recording": {"audio"},
     "restoring": {"audio", "recording", "models"},
+    "demo": {"audio", "recording", "restoring"},
     "metrics": {"rng", "audio"},
     "evaluate": {"metrics"},
     "table": {"evaluate", "metrics"},

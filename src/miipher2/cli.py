@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from miipher2.commands import checkpoint, degrade, doctor, evaluate, export, restore, store
+from miipher2.commands import checkpoint, degrade, demo, doctor, evaluate, export, restore, store
 
 DESCRIPTION = """\
 Look at checkpoints, mend what a killed DVC leaves behind, restore recordings, degrade and measure them. Training itself
@@ -18,6 +18,7 @@ examples:
   miipher2 checkpoint show exp/adapter_mini/published
   miipher2 doctor                              after a crash: what is left, and what mends it
   miipher2 restore noisy.wav clean.wav
+  miipher2 demo                                a page to try it
   miipher2 degrade clean/ noisy/ --config miipher2   a test set
   miipher2 evaluate clean/ noisy/ restored/    content, speaker and quality, with intervals
 
@@ -40,7 +41,7 @@ def make_parser() -> Parser:
     """Return the parser of the whole command."""
     parser = Parser(prog="miipher2", description=DESCRIPTION, epilog=EXAMPLES)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (checkpoint, doctor, evaluate, export, restore, degrade, store):
+    for module in (checkpoint, doctor, evaluate, export, restore, demo, degrade, store):
         module.add_parser(commands)
     return parser
 
