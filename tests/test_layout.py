@@ -28,6 +28,7 @@ ALLOWED = {
     "training": {"rng"},
     "recipes": {"rng", "data", "losses", "models", "training"},
     "recording": {"audio"},
+    "presenting": {"losses", "tracking", "training"},
     "restoring": {"audio", "recording", "models"},
     "demo": {"audio", "recording", "restoring"},
     "metrics": {"rng", "audio"},

@@ -8,9 +8,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
-from miipher2.tracking import Tracker, start_wandb
+from miipher2.tracking import Picture, Sound, Tracker, start_wandb
 
 SETTINGS: dict[str, Any] = {
     "mode": "offline", "project": "restoration", "entity": None, "name": None, "tags": ["a"], "notes": None
@@ -205,3 +208,34 @@ def test_wandb_draws_nothing_from_the_global_generators_that_is_not_put_back(tmp
         return before == digest_of(rng.global_state())
 
     assert in_child(begin)[1] is True
+
+
+def test_sounds_and_pictures_hang_on_the_own_step_axis_and_are_files_of_the_run(
+    tmp_path: Path, no_network: None
+) -> None:
+    wave = np.linspace(-0.5, 2.0, 800, dtype=np.float32)  # what a vocoder makes may pass full scale
+    pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+
+    def run(start_step: int, inherited: Any) -> Any:
+        wandb_run = start_wandb(tmp_path, **SETTINGS, config={}, inherited=inherited)
+        made = tracker(tmp_path, wandb_run=wandb_run, start_step=start_step)
+        assert made.shows
+        for step in range(start_step + 1, start_step + 4):
+            made.log(step, {"loss": float(step)})
+            if step == start_step + 2:
+                media = {"example_1/restored": Sound(wave, 16_000, "a")}
+                made.show(step, {**media, "example_1/restored_mel": Picture(pixels, "a")})
+        made.close(0)
+        return made.identity()
+
+    _, known = in_child(lambda: run(4, None))
+    in_child(lambda: run(1, known))
+    assert records(tmp_path) == [(known["id"], [5, 6, 6, 7]), (known["id"], [2, 3, 3, 4])]
+    sounds, pictures = (
+        sorted(tmp_path.glob(f"wandb/offline-run-*/files/media/{kind}/example_1/*")) for kind in ("audio", "images")
+    )
+    assert (len(sounds), len(pictures)) == (2, 2)
+    heard, rate_hz = soundfile.read(sounds[0], dtype="float32")
+    assert rate_hz == 16_000
+    np.testing.assert_allclose(heard, wave.clip(-1, 1), atol=1 / 16_000)
+    np.testing.assert_array_equal(np.asarray(Image.open(pictures[0])), pixels)

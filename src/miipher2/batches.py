@@ -65,9 +65,25 @@ def make_batches(config: DictConfig, data: Prepared) -> tuple[Callable[..., Any]
     return batches, validation_batches
 
 
-def make_examples(config: DictConfig, data: Prepared, split: str = "train", stream_name: str = "example") -> Examples:
-    """Return the examples of one split; noises, rooms and voices are those of training."""
-    settings = example_settings(config, data)
+def shown_batch(config: DictConfig, data: Prepared) -> tuple[Batch, list[str]]:
+    """Return the first held-out utterances of validation as `wandb.examples` asks for them, with their names."""
+    held = data.speech.select("valid")
+    count = min(config.wandb.examples.count, len(held))
+    changed = {"crop_seconds": config.wandb.examples.seconds, "batch_size": count, "segment_frames": None}
+    examples = make_examples(config, data, split="valid", stream_name="valid", **changed)
+    (batch,) = steps_loader(examples, start_step=0, stop_step=1, batch_size=count, num_workers=0, prefetch=1)
+    return batch, [held.row(int(number)).name for number in batch["utterance"]]
+
+
+def make_examples(
+    config: DictConfig, data: Prepared, split: str = "train", stream_name: str = "example", **changed: Any
+) -> Examples:
+    """Return the examples of one split; noises, rooms and voices are those of training.
+
+    Args:
+        changed: settings that are to be other than the configuration's.
+    """
+    settings = example_settings(config, data) | changed
     del settings["data_sha256"]
     return Examples(
         data.speech.select(split),

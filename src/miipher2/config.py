@@ -78,7 +78,8 @@ def check_values(config: DictConfig) -> None:
     positive = (
         "steps batch_size validation_batches log_interval validation_interval data.crop_seconds data.segment_frames "
         "checkpoint.save_interval checkpoint.keep_last_n checkpoint.publish_last_n optim.lr optim_discriminator.lr "
-        "model.hubert_layer model.adapter_hidden_dim model.sample_rate_hz loader.prefetch runtime.threads utterances"
+        "model.hubert_layer model.adapter_hidden_dim model.sample_rate_hz loader.prefetch runtime.threads utterances "
+        "wandb.examples.seconds wandb.examples.times"
     )
     for key in positive.split():
         value = OmegaConf.select(config, key)
@@ -89,9 +90,11 @@ def check_values(config: DictConfig) -> None:
         raise ValueError(
             f"model.sample_rate_hz={rate_hz}: should be a multiple of 50, since features have 50 frames a second"
         )
+    for key in ("data.crop_seconds", "wandb.examples.seconds"):
+        seconds = OmegaConf.select(config, key)
+        if seconds is not None and seconds * 50 != round(seconds * 50):
+            raise ValueError(f"{key}={seconds}: should be a whole number of frames of 0.02 s")
     crop_seconds = OmegaConf.select(config, "data.crop_seconds")
-    if crop_seconds is not None and crop_seconds * 50 != round(crop_seconds * 50):
-        raise ValueError(f"data.crop_seconds={crop_seconds}: should be a whole number of frames of 0.02 s")
     segment_frames = OmegaConf.select(config, "data.segment_frames")
     if segment_frames is not None and segment_frames > crop_seconds * 50:
         raise ValueError(f"data.segment_frames={segment_frames}: the crop has {round(crop_seconds * 50)} frames")

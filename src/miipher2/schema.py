@@ -62,6 +62,15 @@ class CheckpointConfig:
 
 
 @dataclass
+class WandbExamplesConfig:
+    """Utterances to hear and see in W&B while training goes on; a checkpoint of before it was there has none."""
+
+    count: int = 0
+    seconds: float = 4.0
+    times: int = 20
+
+
+@dataclass
 class WandbConfig:
     mode: str = MISSING  # offline, online or disabled
     project: str = MISSING
@@ -69,6 +78,7 @@ class WandbConfig:
     name: str | None = None
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
+    examples: WandbExamplesConfig = field(default_factory=WandbExamplesConfig)
 
 
 @dataclass

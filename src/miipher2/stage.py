@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from miipher2 import rng
-from miipher2.batches import INITIAL_BATCHES, make_batches
+from miipher2.batches import INITIAL_BATCHES, make_batches, shown_batch
 from miipher2.config import ROOT, TRAINING_STAGES, find_checkpoint, stage_config
 from miipher2.data.prepared import Prepared
 from miipher2.environment import describe_code, describe_environment, log_to_stdout, start_runtime
+from miipher2.presenting import Presenter
 from miipher2.tracking import NoTracker, Tracker, start_wandb
 from miipher2.training import folder as run_folder
 from miipher2.training import ranks
 from miipher2.training.checkpoint import check_room, size_of
 from miipher2.training.durable import write_durably
 from miipher2.training.loop import Plan, train
-from miipher2.training.recipe import Recipe
+from miipher2.training.recipe import Batch, Presenting, Recipe
 from miipher2.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -137,7 +139,14 @@ def train_run(
     try:
         run.restore_chance()
         final = train(
-            recipe, run, plan, batches=batches, validation=validation, tracker=tracker, resume_command=command
+            recipe,
+            run,
+            plan,
+            batches=batches,
+            validation=validation,
+            tracker=tracker,
+            resume_command=command,
+            present=make_presenter(config, recipe, partial(shown_batch, config, data), tracker),
         )
         exit_code = 0
     finally:
@@ -145,11 +154,31 @@ def train_run(
     return final
 
 
+def make_presenter(
+    config: DictConfig, recipe: Recipe, batch: Callable[[], tuple[Batch, list[str]]], tracker: Tracker | NoTracker
+) -> Callable[[int], None]:
+    """Return what shows a few held-out utterances in W&B after a validation; without W&B, what does nothing."""
+    wanted = config.wandb.examples
+    if not (tracker.shows and wanted.count and isinstance(recipe, Presenting)):
+        return lambda step: None
+    return Presenter(
+        recipe,
+        batch,
+        tracker.show,
+        sample_rate_hz=OmegaConf.select(config, "model.sample_rate_hz") or 16_000,
+        steps=config.steps,
+        every_steps=config.validation_interval,
+        times=wanted.times,
+    )
+
+
 def start_tracker(config: DictConfig, run: Run, recipe: Recipe) -> Tracker:
     """Return what records the run, its W&B run started or gone on with."""
     inherit = config.checkpoint.save_wandb_metadata
     known = run.resumed["wandb"] if run.resumed is not None and inherit else None
-    wandb_run = start_wandb(run.folder, **OmegaConf.to_container(config.wandb), config=run.config, inherited=known)
+    settings: Any = OmegaConf.to_container(config.wandb)
+    del settings["examples"]
+    wandb_run = start_wandb(run.folder, **settings, config=run.config, inherited=known)
     return Tracker(
         run.folder,
         recipe.metric_names,

@@ -6,20 +6,60 @@ import logging
 import os
 import secrets
 import sys
+import tempfile
 import time
+import wave
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Sound:
+    """A wave to hear."""
+
+    wave: Float[np.ndarray, "time"]
+    sample_rate_hz: int
+    caption: str
+
+    def write(self, path: Path) -> None:
+        """Write a WAV file of 16 bits; what passes full scale is clipped."""
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(self.sample_rate_hz)
+            file.writeframes(np.round(32_767 * np.clip(self.wave, -1.0, 1.0)).astype("<i2").tobytes())
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to see, top row first."""
+
+    pixels: UInt8[np.ndarray, "row column 3"]
+    caption: str
+
+    def write(self, path: Path) -> None:
+        """Write a PNG file."""
+        Image.fromarray(self.pixels).save(path)
+
+
 class NoTracker:
     """Records nothing: what the ranks beside rank 0 have."""
 
+    shows = False
+
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def show(self, step: int, media: Mapping[str, Sound | Picture]) -> None:
         """Do nothing."""
 
     def history(self) -> str:
@@ -84,6 +124,27 @@ class Tracker:
         if self._wandb is not None:
             self._wandb.log({"step": step, **metrics})
         self._show(step, metrics)
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is a W&B run that takes sounds and pictures."""
+        return self._wandb is not None and not isinstance(self._wandb, _Dormant)
+
+    def show(self, step: int, media: Mapping[str, Sound | Picture]) -> None:
+        """Give sounds and pictures to W&B, on its own step axis as the metrics are; nothing else keeps them."""
+        if not self.shows or not media:
+            return
+        import wandb
+
+        # Files of our own: W&B keeps one temporary folder from its import on, which a host that tidies up takes away.
+        with tempfile.TemporaryDirectory() as folder:
+            made: dict[str, Any] = {}
+            for number, (name, each) in enumerate(media.items()):
+                path = Path(folder) / f"{number}.{'wav' if isinstance(each, Sound) else 'png'}"
+                each.write(path)
+                kind = wandb.Audio if isinstance(each, Sound) else wandb.Image
+                made[name] = kind(str(path), caption=each.caption)
+            self._wandb.log({"step": step, **made})
 
     def history(self) -> str:
         """Return the text of history.csv so far."""

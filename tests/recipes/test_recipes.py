@@ -50,12 +50,34 @@ def test_before_the_adversarial_step_only_the_generator_moves(encoder_folder: Pa
     assert "discriminator/loss" not in metrics
 
 
+def test_what_is_presented_is_what_was_validated(encoder_folder: Path) -> None:
+    first = adapter(encoder_folder)
+    first.initialise([batch()])
+    first.update(batch(), 0)
+    features = first.present(batch()).features
+    left, before = (
+        (features[name] - features["clean"])[batch()["valid_frames"] == 20] for name in ("cleaned", "degraded")
+    )
+    assert features.keys() == {"clean", "degraded", "cleaned"}
+    alone = {name: tensor[:1] for name, tensor in batch().items()}
+    ratio = float(first.validate(alone)["valid/error_ratio"])
+    assert float(left.square().mean() / before.square().mean()) == pytest.approx(ratio, rel=1e-3)
+    for hears, name in (("clean", "generated"), ("degraded", "restored")):
+        second = vocoder(encoder_folder, "ema_decay=0.9", "model.adapter_hidden_dim=4", f"hears={hears}")
+        second.initialise([batch()])
+        second.update(batch(), 0)
+        (wave,) = second.present(batch()).waves.values()
+        assert list(second.present(batch()).waves) == [name]
+        assert float(second.mel_distance(wave, batch()["target"])) == float(second.validate(batch())["valid/mel"])
+
+
 def test_validation_changes_no_state_and_draws_nothing(encoder_folder: Path) -> None:
     for recipe in (adapter(encoder_folder), vocoder(encoder_folder, "ema_decay=0.9")):
         recipe.initialise([batch()])
         recipe.update(batch(), 3)
         before, chance = copied(recipe.state_dict()["model"]), rng.global_state()["torch"]
         recipe.validate(batch())
+        recipe.present(batch())
         assert not moved(before, recipe.state_dict()["model"])
         assert torch.equal(chance, rng.global_state()["torch"])
 

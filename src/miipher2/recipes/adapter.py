@@ -13,7 +13,7 @@ from miipher2.models.normaliser import FeatureNormaliser
 from miipher2.models.ssl import SpeechEncoder
 from miipher2.recipes.parts import check_names, fit_normaliser, halves, make_encoder, make_updater, named, under
 from miipher2.training import ranks
-from miipher2.training.recipe import Batch, Metrics
+from miipher2.training.recipe import Batch, Metrics, Presented
 from miipher2.training.updater import Updater
 
 
@@ -77,6 +77,13 @@ class AdapterRecipe:
             "valid/error_ratio": _mean((predicted - target) ** 2, valid) / _mean((degraded - target) ** 2, valid),
             "valid/l1_ratio": _mean((predicted - target).abs(), valid) / _mean((degraded - target).abs(), valid),
         }
+
+    @torch.no_grad()
+    def present(self, batch: Batch) -> Presented:
+        """Return the features of clean and of degraded speech, and what the adapters make of the latter."""
+        predicted, target, degraded, _ = self._features(batch, with_degraded=True)
+        assert degraded is not None
+        return Presented(features={"clean": target, "degraded": degraded, "cleaned": predicted})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the adapters, the feature statistics and the optimizer; the frozen encoder is its name and digest."""

@@ -25,7 +25,7 @@ from miipher2.recipes.parts import (
 )
 from miipher2.training.average import MovingAverage
 from miipher2.training.finite import Finiteness
-from miipher2.training.recipe import Batch, Metrics
+from miipher2.training.recipe import Batch, Metrics, Presented
 from miipher2.training.updater import Updater
 
 
@@ -163,6 +163,12 @@ class VocoderRecipe:
         features = self._features(batch)
         fake = self._exported_generator()(features).float()
         return {"valid/mel": self.mel_distance(fake, batch["target"].to(self.device))}
+
+    @torch.no_grad()
+    def present(self, batch: Batch) -> Presented:
+        """Return the generated wave: `restored` where degraded speech is heard, `generated` where clean speech is."""
+        wave = self._exported_generator()(self._features(batch)).float()
+        return Presented(waves={"restored" if self.hears == "degraded" else "generated": wave})
 
     def state_dict(self) -> dict[str, Any]:
         """Return generator, discriminators, feature statistics, both optimizers and the moving average."""

@@ -40,6 +40,7 @@ def train(
     validation: Callable[[], Iterable[Batch]],
     tracker: Tracker,
     resume_command: Callable[[str], str],
+    present: Callable[[int], None] = lambda step: None,
 ) -> dict[str, float]:
     """Train from the run's start to `plan.steps` and return the metrics of a last validation.
 
@@ -47,6 +48,7 @@ def train(
         batches: gives this rank's share of the batches of the steps [from, to), a pure function of the step.
         validation: gives this rank's share of the fixed validation batches.
         resume_command: gives the command that goes on from a checkpoint, to be shown where a signal stops the run.
+        present: called after each validation on the way, with the step; what it draws is put back.
 
     Raises:
         Interrupted: a signal stopped it; a checkpoint was saved.
@@ -61,7 +63,7 @@ def train(
             recent.pop(step - 2, None)
             metrics = recipe.update(batch, step)
             step += 1
-            best = _record(recipe, plan, step, metrics, best, validation, tracker)
+            best = _record(recipe, plan, step, metrics, best, validation, tracker, present)
             asked = ranks.largest(stop.signal_number or 0)  # a signal to one stops all, after the same update
             if asked or step == plan.steps or step % plan.save_interval == 0:
                 saved = _save(recipe, run, plan, step, best, tracker)
@@ -105,6 +107,7 @@ def _record(
     best: dict[str, Any] | None,
     validation: Callable[[], Iterable[Batch]],
     tracker: Tracker,
+    present: Callable[[int], None],
 ) -> dict[str, Any] | None:
     """Log and validate where the step is due, and return the best validation so far; draw nothing."""
     row: dict[str, float] = {}
@@ -118,6 +121,8 @@ def _record(
             if best is None or value < best["value"]:
                 best = {"metric": plan.best_metric, "value": value, "step": step}
         tracker.log(step, row)
+        if step % plan.validation_interval == 0:
+            present(step)
     return best
 
 

@@ -1,6 +1,7 @@
 """What a stage adds to the loop: the protocol of a recipe and of a tracker."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -36,6 +37,27 @@ class Recipe(Protocol):
 
     def export(self) -> dict[str, dict[str, Tensor]]:
         """Return the weights alone by file and name: `final` is what the next stage and restoring use."""
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What a recipe makes of a batch, to hear and to see.
+
+    Args:
+        waves: by name, [batch, time] at the rate of the targets.
+        features: by name, [batch, frame, dim], normalised.
+    """
+
+    waves: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Presenting(Protocol):
+    """A recipe whose work can be heard or seen while it trains."""
+
+    def present(self, batch: Batch) -> Presented:
+        """Return what it makes of a batch, with the weights that would be exported, and change nothing."""
 
 
 @runtime_checkable
