@@ -11,11 +11,14 @@ import pytest
 import soundfile
 from PIL import Image
 
-from miipher2.evaluate import Evaluation, Features, Item, evaluate
+from miipher2.evaluate import Evaluation, Features, Item, Row, evaluate
+from miipher2.metrics.intervals import Bootstrap
 from miipher2.pictures import COLOURS, SPECTROGRAM_SIZE, spectrogram
-from miipher2.report import PAGE_BYTES, Example, write_report
+from miipher2.report import PAGE_BYTES, write_report
+from miipher2.report_examples import SMALL, Example
 from miipher2.results import Findings
 from miipher2.rng import stream
+from miipher2.table import table
 
 RATE_HZ = 16_000
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -49,11 +52,18 @@ def made() -> dict[str, dict[str, np.ndarray]]:
     return {f"u{i}": waves(f"u{i}", error=0.01 * (i + 1)) for i in range(4)}
 
 
+def triple(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {label: made[label] for label in ("clean", "degraded", "fine_tuned")}
+
+
 @pytest.fixture(scope="module")
 def page(made: dict, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "made" / "evaluate.html"
     examples = [Example(name, made[name]) for name in ("u3", "u0")]
-    write_report(path, Findings(evaluated(made)), examples, title="A <title>", about={"Adapter & co": "exp/<a>"})
+    worst = [Example(name, triple(made[name])) for name in ("u3", "u2")]
+    write_report(
+        path, Findings(evaluated(made)), examples, worst=worst, title="A <title>", about={"Adapter & co": "exp/<a>"}
+    )
     return path.read_text(encoding="utf-8")
 
 
@@ -93,8 +103,10 @@ def test_the_page_is_well_formed_and_asks_the_network_for_nothing(page):
 
 def test_every_wave_of_an_example_can_be_heard_as_it_is(page, made):
     players = Tags(page).sources("audio", "audio/flac")
-    assert len(players) == 8
-    for data, (name, label) in zip(players, [(n, label) for n in ("u3", "u0") for label in made[n]], strict=True):
+    assert len(players) == 8 + 6
+    expected = [(name, label) for name in ("u3", "u0") for label in made[name]]
+    expected += [(name, label) for name in ("u3", "u2") for label in triple(made[name])]
+    for data, (name, label) in zip(players, expected, strict=True):
         heard, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32")
         assert rate_hz == RATE_HZ
         np.testing.assert_allclose(heard, made[name][label], atol=1 / 32_768)
@@ -102,10 +114,8 @@ def test_every_wave_of_an_example_can_be_heard_as_it_is(page, made):
 
 def test_every_wave_of_an_example_has_its_spectrogram(page, made):
     pictures = Tags(page).sources("img", "image/png")
-    assert len(pictures) == 8
-    for data, label in zip(pictures, list(made["u3"]) * 2, strict=True):
-        image = Image.open(io.BytesIO(data))
-        assert image.size == SPECTROGRAM_SIZE[::-1], label
+    sizes = [Image.open(io.BytesIO(data)).size for data in pictures]
+    assert sizes == [SPECTROGRAM_SIZE[::-1]] * 8 + [SMALL[::-1]] * 6
     first = np.asarray(Image.open(io.BytesIO(pictures[1])).convert("P"))
     clean, degraded = made["u3"]["clean"], made["u3"]["degraded"]
     assert len(np.unique(first)) > 10
@@ -173,11 +183,13 @@ def test_an_evaluation_without_features_has_a_page(tmp_path, made):
     assert "Squared error" not in text
 
 
-def test_eight_long_examples_stay_below_the_limit(tmp_path):
-    long = {f"u{i}": waves(f"u{i}", seconds=12.0) for i in range(8)}
+def test_eight_long_examples_and_the_worst_ten_stay_below_the_limit(tmp_path):
+    long = {f"u{i}": waves(f"u{i}", seconds=12.0) for i in range(10)}
     evaluation = evaluated(long)
     path = tmp_path / "page.html"
-    write_report(path, Findings(evaluation), [Example(name, one) for name, one in long.items()])
+    examples = [Example(name, one) for name, one in long.items()]
+    worst = [Example(name, triple(one)) for name, one in long.items()]
+    write_report(path, Findings(evaluation), examples[:8], worst=worst)
     assert PAGE_BYTES / 2 < path.stat().st_size <= PAGE_BYTES
     text = path.read_text()
     (shown,) = re.findall(r"([\d.]+)\ss are shown", text)
@@ -207,11 +219,37 @@ def test_an_interrupted_writing_leaves_the_old_page_and_no_rest(tmp_path, made, 
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_an_example_needs_a_clean_wave_and_equal_lengths(tmp_path, made):
+def test_without_clean_recordings_the_page_orders_by_quality_and_shows_what_there_is(tmp_path, made):
+    rows = tuple(
+        Row(f"u{i}", 0.6, {"dnsmos_ovrl/degraded": 2.0, "dnsmos_ovrl/fine_tuned": 3.0 - 0.25 * i}) for i in range(4)
+    )
+    evaluation = Evaluation(rows, ("fine_tuned",), RATE_HZ)
+    assert [row.name for row in evaluation.worst_first()] == ["u3", "u2", "u1", "u0"]
+    waves = {name: {label: one[label] for label in ("degraded", "fine_tuned")} for name, one in made.items()}
+    lines = table(evaluation, Bootstrap(50, 0.95, 0))
+    shown = [Example("u3", waves["u3"])]
+    write_report(tmp_path / "page.html", Findings(evaluation, lines), shown, worst=shown)
+    text = (tmp_path / "page.html").read_text()
+    assert len(Tags(text).sources("audio", "audio/flac")) == 4
+    assert "By DNSMOS overall of Fine-tuned vocoder." in text
+    assert "<b>2.62</b><span>DNSMOS overall, restored; degraded 2.00</span>" in text
+    assert "<h2>Means</h2>" not in text
+    assert "Log-mel distance</h3>" not in text
+    assert re.findall(r"<tr><td>(u\d)</td>", text[text.index("Utterances, worst first") :]) == ["u3", "u2", "u1", "u0"]
+
+
+def test_a_metric_that_some_utterance_lacks_does_not_order_them():
+    values = {"dnsmos_ovrl/degraded": 2.0, "distillmos/degraded": 3.0}
+    short = Row("short", 0.1, {"distillmos/degraded": 1.0}, skipped={"dnsmos_ovrl/degraded": "0.10 s"})
+    assert Evaluation((Row("a", 1.0, values), short), (), RATE_HZ).ranked_by == "distillmos"
+    assert Evaluation((Row("a", 1.0, {}), short), (), RATE_HZ).ranked_by is None
+
+
+def test_an_example_needs_a_degraded_wave_and_equal_lengths(tmp_path, made):
     path: Path = tmp_path / "page.html"
     one = made["u0"]
-    with pytest.raises(ValueError, match=r"example 'u0' has .*should have 'clean'"):
-        write_report(path, Findings(evaluated(made)), [Example("u0", {"degraded": one["degraded"]})])
+    with pytest.raises(ValueError, match=r"example 'u0' has .*should have 'degraded'"):
+        write_report(path, Findings(evaluated(made)), [Example("u0", {"clean": one["clean"]})])
     with pytest.raises(ValueError, match=r"example 'u0' has .*\(9599,\).*all as long as it"):
         write_report(path, Findings(evaluated(made)), [Example("u0", one | {"degraded": one["degraded"][:-1]})])
     assert not path.exists()

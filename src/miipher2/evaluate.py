@@ -12,6 +12,7 @@ from miipher2.metrics.registry import METRICS, VALUES, check_names, measure, mis
 from miipher2.metrics.sounds import Sounds, Voice
 
 DISTANCES = ("log_mel", "log_spectral_distance")
+RANKING = ("log_mel", "dnsmos_ovrl", "distillmos")  # what tells the worst utterances; then any other metric
 
 # A system under evaluation: the name of an utterance in, its restored wave out.
 System = Callable[[str], np.ndarray]
@@ -128,13 +129,22 @@ class Evaluation:
         return tuple(row for row in self.utterances if row.reason)
 
     def worst_first(self) -> tuple[Row, ...]:
-        """Return the counted utterances by the last system's log-mel distance to clean, the largest first.
-
-        Without clean recordings they are in the order of their names.
-        """
-        metric = f"log_mel/{self.speech[-1]}"
+        """Return the counted utterances, those on which the last system is worst by `ranked_by` first."""
         counted = [row for row in self.utterances if row.is_counted]
-        return tuple(sorted(counted, key=lambda row: (-row.values.get(metric, 0.0), row.name)))
+        if (metric := self.ranked_by) is None:
+            return tuple(sorted(counted, key=lambda row: row.name))
+        key, worse_by = f"{metric}/{self.speech[-1]}", VALUES[metric].worse_by
+        return tuple(sorted(counted, key=lambda row: (-worse_by(row.values[key]), row.name)))
+
+    @property
+    def ranked_by(self) -> str | None:
+        """The metric that tells which utterances are worst: log-mel distance, without clean recordings DNSMOS.
+
+        None where no metric could be had for every counted utterance and system.
+        """
+        counted = sum(row.is_counted for row in self.utterances)
+        names = [*RANKING, *(name for name, value in VALUES.items() if value.better != "zero")]
+        return next((name for name in names if counted and len(self.paired(name)) == counted), None)
 
     def spread(self, count: int) -> tuple[str, ...]:
         """Return the names of at most `count` utterances from the worst to the best, evenly spaced between them."""

@@ -1,7 +1,7 @@
 """The evaluate stage: wires held-out pairs, systems, metrics and the report."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +14,9 @@ from miipher2.data.prepared import Prepared
 from miipher2.evaluate import Features, Item, System, evaluate
 from miipher2.metrics.baseline import spectral_subtraction
 from miipher2.metrics.intervals import Bootstrap
-from miipher2.report import Example, write_report
+from miipher2.report import write_report
+from miipher2.report_examples import Example
+from miipher2.report_tables import WORST
 from miipher2.restoring.restorer import Restorer
 from miipher2.results import Findings, write_results
 from miipher2.table import gate, table
@@ -53,24 +55,25 @@ def judge(config: DictConfig) -> None:
     lines = table(evaluation, chance)
     findings = Findings(evaluation, lines, gate(evaluation, lines, config.gate), chance.confidence)
     write_results(RESULTS, findings)
-    examples = [
-        Example(
-            name,
-            {
-                "clean": held_out[name].target,
-                "degraded": items[name].degraded,
-                **{label: system(name) for label, system in systems.items()},
-            },
-        )
-        for name in evaluation.spread(config.report_examples)
-    ]
+
+    def example(name: str, labels: Iterable[str]) -> Example:
+        known = {"clean": held_out[name].target, "degraded": items[name].degraded}
+        return Example(name, known | {label: systems[label](name) for label in labels})
+
     about = {
         "Utterances": f"{len(items)} of the split {config.split} in {config.prepared}",
         "Encoder and adapter": config.adapter,
         "Vocoders": f"{config.pre_trained}, {config.fine_tuned}",
         "Command": "uv run dvc repro evaluate",
     }
-    write_report(REPORT, findings, examples, title="Miipher-2: restored held-out speech", about=about)
+    write_report(
+        REPORT,
+        findings,
+        [example(name, systems) for name in evaluation.spread(config.report_examples)],
+        worst=[example(row.name, TRAINED[-1:]) for row in evaluation.worst_first()[:WORST]],
+        title="Miipher-2: restored held-out speech",
+        about=about,
+    )
     sys.stdout.write(findings.text())
     for row in evaluation.failures():
         sys.stderr.write(f"{row.name}: {row.reason}\n")

@@ -1,23 +1,19 @@
 """The evaluation as one HTML page that needs nothing else: numbers, spectrograms on one colour scale, audio players."""
 
-import base64
 import html
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-import numpy as np
-from jaxtyping import Float
-
-from miipher2 import audio
-from miipher2.evaluate import Evaluation, Row
-from miipher2.pictures import SPECTROGRAM_FLOOR_DB, colours, png, spectrogram
+from miipher2.evaluate import DISTANCES, Evaluation, Row
+from miipher2.metrics.registry import VALUES
+from miipher2.pictures import SPECTROGRAM_FLOOR_DB, colours
+from miipher2.report_examples import SMALL, Example, cards, check
 from miipher2.report_tables import (
+    WORST,
     distributions,
     gate_table,
     interval_table,
@@ -28,19 +24,11 @@ from miipher2.report_tables import (
 from miipher2.results import Findings
 
 # Mail and code hosts still take such a page. Only the length of the excerpts gives way.
-PAGE_BYTES = 8_000_000
+PAGE_BYTES = 12_000_000
 EXAMPLES, EXCERPT_SECONDS = 8, 10.0
 TABLE_ROWS, DOTS = 200, 400
 LABELS = {"pre_trained": "Pre-trained vocoder", "fine_tuned": "Fine-tuned vocoder"}
 Metrics = Mapping[str, Mapping[str, float | int]]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One utterance to look at and listen to: `clean`, `degraded` or a system → wave, in the order shown."""
-
-    name: str
-    waves: Mapping[str, Float[np.ndarray, "time"]]
 
 
 def write_report(
@@ -48,25 +36,23 @@ def write_report(
     findings: Findings,
     examples: Sequence[Example],
     *,
+    worst: Sequence[Example] = (),
     title: str = "Speech restoration",
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Write the page whole or not at all; equal input gives equal bytes.
 
     Args:
-        examples: at most 8; where the page would pass 8 MB, the beginning of each is shown.
+        examples: at most 8; where the page would pass 12 MB, the beginning of each is shown.
+        worst: at most 10, with smaller pictures: clean and degraded speech, and the system that counts.
         about: more to say about the run: label → text.
 
     Raises:
-        ValueError: there are too many examples, one has no clean wave, or no utterance could be evaluated.
+        ValueError: there are too many examples, one has no degraded wave, or no utterance could be evaluated.
     """
     path, evaluation = Path(path), findings.evaluation
-    if len(examples) > EXAMPLES:
-        raise ValueError(f"{path}: {len(examples)} examples; should be at most {EXAMPLES}")
-    for example in examples:
-        if "clean" not in example.waves or len({wave.shape for wave in example.waves.values()}) != 1:
-            shapes = {label: wave.shape for label, wave in example.waves.items()}
-            raise ValueError(f"{path}: example '{example.name}' has {shapes}; should have 'clean', all as long as it")
+    check(examples, EXAMPLES)
+    check(worst, WORST)
     texts = _texts(evaluation, title, about or {}) | {
         "intervals": interval_table(findings, _label),
         "confidence": f"{100 * findings.confidence:g}",
@@ -79,8 +65,11 @@ def write_report(
     template = Template((files("miipher2") / "report_template.html").read_text(encoding="utf-8"))
     seconds = EXCERPT_SECONDS
     while True:
-        shown = "".join(_example(example, evaluation, seconds) for example in examples)
-        page = template.substitute(texts, examples=shown, excerpt=f"{seconds:.1f}").encode()
+        shown = {
+            "examples": cards(examples, evaluation, seconds, _label),
+            "worst_examples": cards(worst, evaluation, seconds, _label, SMALL),
+        }
+        page = template.substitute(texts, **shown, excerpt=f"{seconds:.1f}").encode()
         if len(page) <= PAGE_BYTES or seconds < 1.0:
             break
         seconds *= 0.9 * PAGE_BYTES / len(page)
@@ -96,32 +85,6 @@ def write_report(
         temporary.unlink(missing_ok=True)
 
 
-def _flac(wave: np.ndarray, sample_rate_hz: int) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "wave.flac"
-        audio.write(path, np.ascontiguousarray(wave, dtype=np.float32), sample_rate_hz)
-        return base64.b64encode(path.read_bytes()).decode()
-
-
-def _example(example: Example, evaluation: Evaluation, seconds: float) -> str:
-    rate_hz = evaluation.sample_rate_hz
-    values = {row.name: row.values for row in evaluation.utterances}.get(example.name, {})
-    waves = {label: wave[: max(1, round(seconds * rate_hz))] for label, wave in example.waves.items()}
-    figures = ""
-    for label, wave in waves.items():
-        picture = png(spectrogram(wave, rate_hz, waves["clean"]))
-        distance = f"<small>log-mel {values[f'log_mel/{label}']:.3f}</small>" if f"log_mel/{label}" in values else ""
-        alt = f"Spectrogram of {html.escape(example.name)}, {_label(label)}"
-        figures += (
-            f'<figure><figcaption><span>{_label(label)}</span>{distance}</figcaption><div class="picture">'
-            f'<img alt="{alt}" src="data:image/png;base64,{picture}"><i></i></div><div class="axis"><span>0–'
-            f"{rate_hz / 2000:g} kHz</span><span>{len(wave) / rate_hz:.2f} s</span></div><audio controls "
-            f'preload="metadata" src="data:audio/flac;base64,{_flac(wave, rate_hz)}"></audio></figure>\n'
-        )
-    name = html.escape(example.name)
-    return f'<article class="example card"><h3>{name}</h3><div class="panels">{figures}</div></article>\n'
-
-
 def _texts(evaluation: Evaluation, title: str, about: Mapping[str, str]) -> dict[str, str]:
     """Return what fills the template, but for the examples."""
     metrics = evaluation.metrics()
@@ -130,8 +93,8 @@ def _texts(evaluation: Evaluation, title: str, about: Mapping[str, str]) -> dict
         "title": html.escape(title),
         "subtitle": f"{counted} utterances evaluated, {failed} failed · {evaluation.sample_rate_hz / 1000:g} kHz",
         "tiles": _tiles(metrics),
-        "means": _means(metrics, evaluation),
-        "features": _features(metrics),
+        "means": _means(metrics, evaluation) + _features(metrics),
+        "ranking": _ranking(evaluation),
         "strips": _strips(evaluation),
         "failures": _failures(evaluation),
         "table": _table(evaluation),
@@ -142,27 +105,45 @@ def _texts(evaluation: Evaluation, title: str, about: Mapping[str, str]) -> dict
     }
 
 
+def _ranking(evaluation: Evaluation) -> str:
+    """Return by what utterances are ordered, in words."""
+    metric, system = evaluation.ranked_by, _label(evaluation.speech[-1])
+    return "By name: no metric was had for all." if metric is None else f"By {_name(metric)} of {system}."
+
+
 def _tiles(metrics: Metrics) -> str:
     tiles = []
     if "ratio" in metrics.get("features", {}):
         tiles.append((f"{metrics['features']['ratio']:.2f}", "feature error, cleaned / degraded"))
-    for group, name in (("log_mel", "log-mel distance"), ("log_spectral_distance", "log-spectral distance")):
-        if "improvement" in metrics[group]:
-            tiles.append((_percent(-metrics[group]["improvement"]), f"{name}, restored against degraded"))
+    for group in DISTANCES:
+        if "improvement" in metrics.get(group, {}):
+            text = f"{_name(group).removesuffix(', dB').lower()}, restored against degraded"
+            tiles.append((_percent(-metrics[group]["improvement"]), text))
+    for group in ("dnsmos_ovrl", "distillmos"):  # where nothing can be compared with a clean recording
+        if group in metrics and not set(DISTANCES) & set(metrics):
+            *_, restored = metrics[group].values()
+            text = f"{_name(group)}, restored; degraded {metrics[group]['degraded']:.2f}"
+            tiles.append((f"{restored:.2f}", text))
     tiles.append((str(metrics["utterances"]["evaluated"]), f"utterances, {metrics['utterances']['failed']} failed"))
     return "".join(f'<div class="tile card"><b>{value}</b><span>{text}</span></div>' for value, text in tiles)
 
 
 def _means(metrics: Metrics, evaluation: Evaluation) -> str:
-    rows = "<tr><th>Speech</th><th>Log-mel distance</th><th>Log-spectral distance, dB</th></tr>"
+    groups = [group for group in DISTANCES if group in metrics]
+    if not groups:
+        return ""
+    rows = "<tr><th>Speech</th>" + "".join(f"<th>{_name(group)}</th>" for group in groups) + "</tr>"
     for place, name in enumerate(evaluation.speech):
         rows += f"<tr><td>{_key(place)}{_label(name)}</td>"
-        for group in ("log_mel", "log_spectral_distance"):
+        for group in groups:
             value, before = metrics[group][name], metrics[group]["degraded"]
             change = _percent(value / before - 1.0) if place and before > 0.0 else ""
             rows += f"<td>{value:.3f}<small>{change}</small></td>"
         rows += "</tr>"
-    return rows
+    return (
+        '<h2>Means</h2>\n<p class="quiet">Distances to the clean recording over the counted utterances. Lower is '
+        f'nearer.</p>\n<div class="card scroll"><table>{rows}</table></div>'
+    )
 
 
 def _features(metrics: Metrics) -> str:
@@ -177,7 +158,10 @@ def _features(metrics: Metrics) -> str:
 
 
 def _strips(evaluation: Evaluation) -> str:
-    counted, widest = evaluation.worst_first(), _axis_end(evaluation)
+    counted = evaluation.paired("log_mel")
+    if not counted:
+        return ""
+    widest = _axis_end([row.values[f"log_mel/{name}"] for row in counted for name in evaluation.speech])
     step, strips = math.ceil(len(counted) / DOTS), ""
     for place, name in enumerate(evaluation.speech):
         values = [row.values[f"log_mel/{name}"] for row in counted]
@@ -189,13 +173,13 @@ def _strips(evaluation: Evaluation) -> str:
         mean = sum(values) / len(values)
         strips += f'<b style="left:{100 * mean / widest:.2f}%" title="mean {mean:.3f}"></b></div></div>'
     axis = "".join(f"<span>{share * widest:.2f}</span>" for share in (0.0, 0.25, 0.5, 0.75, 1.0))
-    return strips + f'<div class="strip"><div></div><div class="axis">{axis}</div></div>'
+    strips += f'<div class="strip"><div></div><div class="axis">{axis}</div></div>'
+    return f'<h3 class="gap">{_name("log_mel")}</h3><div class="card strips">{strips}</div>'
 
 
-def _axis_end(evaluation: Evaluation) -> float:
-    """Return a number of which quarters are round, at or above every log-mel distance."""
-    largest = max(row.values[f"log_mel/{name}"] for row in evaluation.worst_first() for name in evaluation.speech)
-    return 0.4 * max(1, math.ceil(largest / 0.4))
+def _axis_end(values: Sequence[float]) -> float:
+    """Return a number of which quarters are round, at or above every value."""
+    return 0.4 * max(1, math.ceil(max(values) / 0.4))
 
 
 def _failures(evaluation: Evaluation) -> str:
@@ -208,22 +192,34 @@ def _failures(evaluation: Evaluation) -> str:
 
 
 def _table(evaluation: Evaluation) -> str:
-    names, widest = evaluation.speech, _axis_end(evaluation)
-    heads = "".join(f"<th>{_label(name)}<br>log-mel</th>" for name in names)
-    heads += f"<th>{_label(names[-1])}<br>log-spectral, dB</th><th>feature error<br>cleaned / degraded</th>"
-    rows = "".join(_table_row(row, names, widest) for row in evaluation.worst_first()[:TABLE_ROWS])
-    return f"<tr><th>Utterance</th><th>seconds</th>{heads}</tr>{rows}"
+    rows, names, metric = evaluation.worst_first(), evaluation.speech, evaluation.ranked_by
+    heads = "<tr><th>Utterance</th><th>seconds</th>"
+    shown = [] if metric is None else [f"{metric}/{name}" for name in names]
+    heads += "".join(f"<th>{_label(key.split('/')[1])}<br>{_name(key.split('/')[0])}</th>" for key in shown)
+    others = [f"log_spectral_distance/{names[-1]}", "features/ratio"]
+    others = [key for key in others if any(key in row.values for row in rows)]
+    for key in others:
+        group, name = key.split("/")
+        ratio = "feature error<br>cleaned / degraded"
+        heads += f"<th>{ratio if group == 'features' else f'{_label(name)}<br>{_name(group)}'}</th>"
+    every = [row.values[key] for row in rows for key in shown]
+    widest = _axis_end(every) if every else 1.0
+    return f"{heads}</tr>" + "".join(_table_row(row, shown, others, widest) for row in rows[:TABLE_ROWS])
 
 
-def _table_row(row: Row, names: Sequence[str], widest: float) -> str:
+def _table_row(row: Row, shown: Sequence[str], others: Sequence[str], widest: float) -> str:
     cells = f"<td>{html.escape(row.name)}</td><td>{row.seconds:.2f}</td>"
-    for place, name in enumerate(names):
-        value = row.values[f"log_mel/{name}"]
-        bar = f'<span class="bar s{place % 4}"><i style="width:{100 * value / widest:.1f}%"></i></span>'
-        cells += f"<td>{value:.3f}{bar}</td>"
-    ratio = row.values.get("features/ratio")
-    cells += f"<td>{row.values[f'log_spectral_distance/{names[-1]}']:.2f}</td>"
-    return f"<tr>{cells}<td>{'–' if ratio is None else f'{ratio:.2f}'}</td></tr>"
+    for place, key in enumerate(shown):
+        width = 100 * max(0.0, row.values[key]) / widest
+        bar = f'<span class="bar s{place % 4}"><i style="width:{width:.1f}%"></i></span>'
+        cells += f"<td>{row.values[key]:.3f}{bar}</td>"
+    for key in others:
+        cells += f"<td>{row.values[key]:.2f}</td>" if key in row.values else "<td>–</td>"
+    return f"<tr>{cells}</tr>"
+
+
+def _name(metric: str) -> str:
+    return html.escape(VALUES[metric].label)
 
 
 def _label(name: str) -> str:

@@ -105,6 +105,8 @@ def worst_table(evaluation: Evaluation) -> str:
     """Return the ten utterances on which the last system is worst, with what was done to them."""
     system = evaluation.speech[-1]
     metrics = [name for name in ("log_mel", *SPREAD[:5]) if evaluation.paired(name)]
+    if not metrics:
+        return ""
     heads = "".join(f"<th>{html.escape(VALUES[name].label)}</th>" for name in metrics)
     rows = f'<tr><th>Worst ten</th>{heads}<th class="text">degradation</th></tr>'
     for row in evaluation.worst_first()[:WORST]:

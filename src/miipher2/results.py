@@ -70,9 +70,15 @@ def write_results(folder: Path, findings: Findings) -> None:
         "confidence": findings.confidence,
     }
     (folder / "evaluate_details.json").write_text(json.dumps(details, indent=2) + "\n")
-    _write_csv(folder / "evaluate.csv", findings.evaluation.rows())
+    write_rows(folder, findings.evaluation)
     if findings.lines:
         _write_csv(folder / "evaluate_table.csv", [line.flat() for line in findings.lines])
+
+
+def write_rows(folder: Path, evaluation: Evaluation) -> None:
+    """Write `evaluate.csv` alone: all that there is where no utterance could be evaluated."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(folder / "evaluate.csv", evaluation.rows())
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -105,4 +105,24 @@ def test_without_clean_recordings_the_skipped_metrics_are_named(folders: dict[st
     said = miipher2("evaluate", "-", *words(folders)[2:])
     assert "skipped: log_mel: there is no clean recording (9x)" in said.out
     assert said.code == 0
-    assert not (folders["clean"].parent / "out/index.html").exists()
+    assert (folders["clean"].parent / "out/index.html").read_text().count("<audio") == 3 * 3 + 3 * 2
+
+
+def test_where_nothing_can_be_measured_there_are_rows_with_reasons_and_exit_code_1(
+    folders: dict[str, Path], miipher2: Command
+) -> None:
+    out = folders["clean"].parent / "out"
+    for path in folders["clean"].rglob("*.wav"):
+        audio.write(path, np.zeros(RATE_HZ, np.float32), RATE_HZ)
+    said = miipher2(*words(folders))
+    assert (said.code, said.error.splitlines()[0]) == (1, "a/u0: clean: silent, no reference")
+    assert [row["reason"] for row in csv.DictReader((out / "evaluate.csv").open())] == [
+        "clean: silent, no reference"
+    ] * 3
+    for path in folders["degraded"].rglob("*.wav"):
+        path.write_text("no sound")
+    said = miipher2(*words(folders))
+    assert said.code == 1
+    assert len(said.error.splitlines()) == 3
+    rows = list(csv.DictReader((out / "evaluate.csv").open()))
+    assert all("cannot be read as sound" in row["reason"] for row in rows)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,8 @@ EVALUATE = """\
 Measure degraded and restored speech against clean speech: content, speaker and quality, with intervals.
 
 CLEAN, DEGRADED and RESTORED are files, or folders whose files have one path without the suffix. CLEAN is `-` where
-there is no clean recording: then only metrics without reference are had, and no page. Spectral subtraction is measured
-beside.
+there is no clean recording: then only metrics without reference are had (dnsmos, distillmos). Spectral subtraction is
+measured beside.
 Files are cut or padded to the clean one where they differ by no more than the delay that is looked for (0.1 s).
 A file that cannot be measured is a row with its reason and does not stop the others; so is a metric that is skipped.
 
@@ -63,31 +63,40 @@ def run(options: argparse.Namespace) -> int:
         paths = {"clean": Path(options.clean), **paths}
     files = {name: find_sounds(path) for name, path in paths.items()}
 
-    from miipher2.evaluate import evaluate
+    from miipher2.evaluate import Evaluation, evaluate
     from miipher2.metrics.baseline import spectral_subtraction
     from miipher2.metrics.intervals import Bootstrap
     from miipher2.metrics.registry import METRICS
-    from miipher2.results import Findings, write_results
+    from miipher2.results import Findings, write_results, write_rows
     from miipher2.table import gate, table
 
     read = Reader(files, options.rate, options.max_delay)
     items, unread = _items(read, options.language)
-    if not items:
-        name, reason = next(iter(unread.items()))
-        raise ValueError(f"none of {len(unread)} recordings can be measured: {name}: {reason}")
     known = {item.name: item.degraded for item in items}
     systems: dict[str, Callable[[str], np.ndarray]] = {BASELINE: lambda name: spectral_subtraction(known[name])}
     for system in [*others, "restored"]:
         systems[system] = partial(read.fitted, system)
     metrics = options.metrics.split(",") if options.metrics else list(METRICS)
-    evaluation = _with_rows(evaluate(items, systems, read.rate_hz, metrics, options.max_delay), unread)
+    measured = (
+        evaluate(items, systems, read.rate_hz, metrics, options.max_delay)
+        if items
+        else Evaluation((), tuple(systems), read.rate_hz)
+    )
+    evaluation = _with_rows(measured, unread)
+    if not evaluation.worst_first():  # there is nothing to take a mean of
+        write_rows(options.out, evaluation)
+        return _failed(evaluation)
     chance = Bootstrap(RESAMPLES, CONFIDENCE, options.seed)
     lines = table(evaluation, chance)
     findings = Findings(evaluation, lines, gate(evaluation, lines, GATE), CONFIDENCE)
     write_results(options.out, findings)
-    if "clean" in files and "log_mel" in metrics and "log_spectral_distance" in metrics:
-        _write_page(options.out / "index.html", findings, items, systems)
+    _write_page(options.out / "index.html", findings, items, systems)
     sys.stdout.write(findings.text())
+    return _failed(evaluation)
+
+
+def _failed(evaluation: "Evaluation") -> int:
+    """List what failed, and return the exit code."""
     for row in evaluation.failures():
         sys.stderr.write(f"{row.name}: {row.reason}\n")
     return 1 if evaluation.failures() else 0
@@ -184,16 +193,27 @@ def _write_page(
     items: list["Item"],
     systems: Mapping[str, Callable[[str], "np.ndarray"]],
 ) -> None:
-    from miipher2.report import Example, write_report
+    from miipher2.report import write_report
+    from miipher2.report_examples import Example
+    from miipher2.report_tables import WORST
 
-    known = {item.name: item for item in items}
-    examples = []
-    for name in findings.evaluation.spread(EXAMPLES):
-        waves = {label: system(name) for label, system in systems.items()}
-        clean, degraded = known[name].clean, known[name].degraded
-        assert clean is not None
-        examples.append(Example(name, {"clean": clean, "degraded": degraded, **waves}))
-    write_report(path, findings, examples, title="Restored speech", about={"Command": "miipher2 evaluate"})
+    known, evaluation = {item.name: item for item in items}, findings.evaluation
+
+    def example(name: str, labels: Iterable[str]) -> Example:
+        clean = known[name].clean
+        waves = {} if clean is None else {"clean": clean}
+        return Example(
+            name, waves | {"degraded": known[name].degraded} | {label: systems[label](name) for label in labels}
+        )
+
+    write_report(
+        path,
+        findings,
+        [example(name, systems) for name in evaluation.spread(EXAMPLES)],
+        worst=[example(row.name, evaluation.systems[-1:]) for row in evaluation.worst_first()[:WORST]],
+        title="Restored speech",
+        about={"Command": "miipher2 evaluate"},
+    )
 
 
 def _systems(words: list[str]) -> dict[str, Path]:
