@@ -64,7 +64,7 @@ def _card(
         told = ""
         if metric is not None and value is not None:
             about = VALUES[metric]
-            told = f"<small>{html.escape(about.label)} {value:.{about.decimals}f}</small>"
+            told = f"<small>{html.escape(about.label.removesuffix(' distance'))} {value:.{about.decimals}f}</small>"
         alt = f"Spectrogram of {html.escape(example.name)}, {label(name)}"
         figures += (
             f'<figure><figcaption><span>{label(name)}</span>{told}</figcaption><div class="picture">'

@@ -1,5 +1,6 @@
 """What a user does with DVC, and what goes wrong: real dvc, real training, tiny configurations."""
 
+import json
 import shlex
 import signal
 import sys
@@ -179,6 +180,11 @@ def test_going_back_to_an_older_experiment_loses_no_live_file(clone: Clone) -> N
     older = clone.digest(f"{ADAPTER}/published/final.safetensors")
     clone.dvc("exp", "run", "-n", "newer", "-S", "train_adapter.seed=4")
     assert clone.digest(f"{ADAPTER}/published/final.safetensors") != older
+    changed = json.loads(clone.dvc("metrics", "diff", "older", "newer", "--json"))["exp/results/evaluate.json"]
+    assert changed["log_mel.fine_tuned"]["diff"] != 0.0
+    plots = json.loads(clone.dvc("plots", "diff", "older", "newer", "--json"))
+    assert "errors" not in plots
+    assert sorted(plots["data"]["exp/results/evaluate_table.csv"][0]["revisions"]) == ["newer", "older"]
     live = clone.live()
     clone.dvc("exp", "apply", "older")
     assert clone.digest(f"{ADAPTER}/published/final.safetensors") == older
