@@ -98,7 +98,10 @@ METRICS = {
         min_seconds=0.5,
     ),
     "speaker": Metric(
-        judges.speaker, {"speaker_cosine": Value("Speaker cosine", "higher", 3)}, ("resemblyzer",), min_seconds=0.5
+        judges.speaker,
+        {"speaker_cosine": Value("Speaker cosine", "higher", 3)},
+        ("resemblyzer", "webrtcvad", "librosa"),
+        min_seconds=0.5,
     ),
     "characters": Metric(
         judges.characters,
