@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -48,7 +49,10 @@ def judge(config: DictConfig) -> None:
     }
     items = {pair.name: _item(pair, final, config.snr_bands_db) for pair in held_out.values()}
     systems: dict[str, System] = {BASELINE: lambda name: spectral_subtraction(items[name].degraded)}
-    systems |= {name: _others(folder, items, final.sample_rate_hz) for name, folder in config.systems.items()}
+    systems |= {
+        name: others(ROOT / folder, items, final.sample_rate_hz, config.max_delay_seconds)
+        for name, folder in check_systems(config.systems).items()
+    }
     systems |= {name: _restored(restorer, held_out) for name, restorer in restorers.items()}
     evaluation = evaluate(items.values(), systems, final.sample_rate_hz, list(config.metrics), config.max_delay_seconds)
     chance = Bootstrap(config.bootstrap_resamples, config.confidence, config.seed)
@@ -84,12 +88,35 @@ def _restored(restorer: Restorer, held_out: dict[str, Pair]) -> Callable[[str], 
     return lambda name: restorer(held_out[name].degraded, RATE_HZ)
 
 
-def _others(folder: str, items: Mapping[str, Item], sample_rate_hz: int) -> Callable[[str], np.ndarray]:
-    """Return what reads another system's output: a file below `folder` with the utterance's path, at any rate."""
+def check_systems(systems: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the other systems' folders by name.
+
+    Raises:
+        ValueError: one is no folder, or has the name of what is measured anyway.
+    """
+    for name, folder in systems.items():
+        if name in ("clean", "degraded", "improvement", BASELINE, *TRAINED):
+            raise ValueError(f"evaluate.systems.{name}: there is a system '{name}' already; give it another name")
+        if not (ROOT / folder).is_dir():
+            raise ValueError(f"evaluate.systems.{name}={folder}: {ROOT / folder} is no folder")
+    return systems
+
+
+def others(
+    folder: Path, items: Mapping[str, Item], sample_rate_hz: int, max_delay_seconds: float
+) -> Callable[[str], np.ndarray]:
+    """Return what reads another system's output: the file below `folder` with an utterance's path, at any rate.
+
+    It may be a WAV file where the utterance is none, and as much longer or shorter as a system may be late.
+    """
 
     def read(name: str) -> np.ndarray:
-        wave, rate_hz = audio.read(ROOT / folder / name)
-        return _fit(audio.resample(wave, rate_hz, sample_rate_hz), len(items[name].degraded))
+        path = folder / name
+        wave, rate_hz = audio.read(path if path.is_file() else path.with_suffix(".wav"))
+        wave, wanted = audio.resample(wave, rate_hz, sample_rate_hz), len(items[name].degraded)
+        if abs(len(wave) - wanted) > max_delay_seconds * sample_rate_hz:
+            raise ValueError(f"{len(wave) / sample_rate_hz:.2f} s; degraded has {wanted / sample_rate_hz:.2f} s")
+        return _fit(wave, wanted)
 
     return read
 

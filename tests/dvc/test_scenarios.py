@@ -1,7 +1,9 @@
 """What a user does with DVC, and what goes wrong: real dvc, real training, tiny configurations."""
 
+import csv
 import json
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -263,3 +265,16 @@ def test_a_relative_path_from_a_subfolder_says_where_it_is_taken_from(clone: Clo
     words = ("exp", "run", "-S", f"checkpoint.resume_from=../{ADAPTER}/checkpoint_4.pt")
     output = " ".join(clone.dvc(*words, check=False, cwd="stages").split())
     assert "a relative path is taken from the repository" in output
+
+
+def test_another_systems_output_joins_the_evaluation_alone(clone: Clone) -> None:
+    names = [row["name"] for row in csv.DictReader((clone.root / "exp/results/evaluate.csv").open())]
+    for name in names:
+        (clone.root / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(clone.root / name, clone.root / "theirs" / name)
+    output = clone.experiment("+evaluate.systems.theirs=theirs")
+    assert all(skipped(stage, output) for stage in ("train_adapter", "pre_train_vocoder", "finetune_vocoder"))
+    found = read_json(clone.root / "exp/results/evaluate.json")
+    assert found["utterances"] == {"evaluated": len(names), "failed": 0}
+    assert found["log_mel"]["theirs"] < 0.01 < found["log_mel"]["degraded"]
+    assert clone.digest("exp/report/index.html").count(b"<span>Theirs</span>") == 1
