@@ -1,0 +1,49 @@
+"""The tables of docs/results.md come from the evaluation's files by one command."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from miipher2.config import ROOT
+from miipher2.evaluate import Evaluation, Row
+from miipher2.metrics.intervals import Bootstrap
+from miipher2.results import Findings, write_results
+from miipher2.table import gate, table
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = spec_from_file_location("results_table", ROOT / "benchmarks/results_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_metric_system_and_verdict_is_in_the_tables(script: Any, tmp_path: Path) -> None:
+    values = {"estoi/degraded": 0.75, "estoi/fine_tuned": 0.5, "dnsmos_ovrl/clean": 3.25}
+    values |= {"dnsmos_ovrl/degraded": 2.0, "dnsmos_ovrl/fine_tuned": 2.5}
+    evaluation = Evaluation((Row("u", 1.0, values),), ("fine_tuned",), 16_000, {"pesq": "pesq is not installed"})
+    lines = table(evaluation, Bootstrap(50, 0.95, 0))
+    write_results(tmp_path, Findings(evaluation, lines, gate(evaluation, lines, {"estoi": 0.05, "pesq": 0.1})))
+    made = script.tables(tmp_path)
+    assert "| metric | n | clean | degraded | fine tuned |" in made
+    told = "| ESTOI | 1 | – | 0.750 (0.750 to 0.750) | 0.500 (0.500 to 0.500) [-0.250: -0.250 to -0.250] |"
+    assert told in made
+    assert "| DNSMOS overall | 1 | 3.25 (3.25 to 3.25) | 2.00 (2.00 to 2.00) | 2.50" in made
+    assert "| fine_tuned | estoi | +0.250 (+0.250 to +0.250) | **lost** |" in made
+    assert "| fine_tuned | pesq | – | **not measured** |" in made
+    assert "Skipped: pesq: pesq is not installed (all)." in made
+
+
+def test_only_what_stands_between_the_marks_is_replaced(script: Any) -> None:
+    page = (ROOT / "docs/results.md").read_text()
+    once = script.replaced(page, "new tables\n")
+    assert once == script.replaced(once, "new tables\n")
+    assert page.split(script.BEGIN)[0] == once.split(script.BEGIN)[0]
+    assert page.split(script.END)[1] == once.split(script.END)[1]
+    with pytest.raises(ValueError, match="once each"):
+        script.replaced("no marks", "")
