@@ -76,6 +76,9 @@ def test_an_edited_config_is_found() -> None:
         ("hears=noise", "hears=noise"),
         ("checkpoint.on_config_change=ignore", "checkpoint.on_config_change=ignore"),
         ("data.prepared=???", "data.prepared"),
+        ("wandb.examples.count=-1", "wandb.examples.count=-1"),
+        ("wandb.examples.seconds=0.05", "wandb.examples.seconds=0.05"),
+        ("wandb.examples.times=0", "wandb.examples.times=0"),
     ],
 )
 def test_a_wrong_value_stops_at_once_and_names_the_key(override: str, named: str) -> None:

@@ -85,6 +85,8 @@ def check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and value <= 0:
             raise ValueError(f"{key}={value}: should be greater than 0")
+    if (count := OmegaConf.select(config, "wandb.examples.count")) is not None and count < 0:
+        raise ValueError(f"wandb.examples.count={count}: should be at least 0")
     rate_hz = OmegaConf.select(config, "model.sample_rate_hz")
     if rate_hz is not None and rate_hz % 50:
         raise ValueError(

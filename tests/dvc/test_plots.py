@@ -1,5 +1,6 @@
 """What `dvc metrics diff` and `dvc plots diff` make of two evaluations: real dvc, the pipeline's own description."""
 
+import csv
 import json
 import shutil
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest_dvc import REPOSITORY, Clone, commit
+from conftest_dvc import REPOSITORY, Clone, commit, read_json
 
 from miipher2.evaluate import Evaluation, Row
 from miipher2.metrics.intervals import Bootstrap
@@ -88,3 +89,25 @@ def test_plots_diff_draws_both_revisions_of_both_plots(two: Clone) -> None:
 
 
 REVISIONS = (("HEAD", 0.75), ("workspace", 0.5))
+
+
+@pytest.mark.slow
+def test_another_systems_output_joins_the_evaluation_alone_and_shows_in_the_diffs(clone: Clone) -> None:
+    names = [row["name"] for row in csv.DictReader((clone.root / f"{RESULTS}/evaluate.csv").open())]
+    for name in names:
+        (clone.root / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(clone.root / name, clone.root / "theirs" / name)
+    output = clone.experiment("+evaluate.systems.theirs=theirs")
+    for stage in ("train_adapter", "pre_train_vocoder", "finetune_vocoder"):
+        assert f"Stage '{stage}' didn't change, skipping" in output
+    found = read_json(clone.root / f"{RESULTS}/evaluate.json")
+    assert found["utterances"] == {"evaluated": len(names), "failed": 0}
+    assert found["log_mel"]["theirs"] < 0.01 < found["log_mel"]["degraded"]
+    assert clone.digest("exp/report/index.html").count(b"<span>Theirs</span>") == 1
+    changed = json.loads(clone.dvc("metrics", "diff", "HEAD", "--json"))[f"{RESULTS}/evaluate.json"]
+    assert changed["log_mel.theirs"] == {"old": None, "new": found["log_mel"]["theirs"]}
+    assert "log_mel.fine_tuned" not in changed
+    plots = json.loads(clone.dvc("plots", "diff", "HEAD", "--json"))
+    assert "errors" not in plots
+    values = plots["data"][f"{RESULTS}/evaluate_table.csv"][0]["content"]["data"]["values"]
+    assert {row["rev"] for row in values if row["system"] == "theirs"} == {"workspace"}
