@@ -117,7 +117,8 @@ def measure(
         batch_size=batch_size,
         chunk_seconds=chunk_seconds,
     )
-    restorer((0.1 * stream(0, "warm").standard_normal(16_000 * 4)).astype(np.float32), 16_000)
+    # Long enough for a whole window and chunk: what is made once for each of their shapes is not in the figures.
+    restorer((0.1 * stream(0, "warm").standard_normal(16_000 * 30)).astype(np.float32), 16_000)
     source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
     samples = round(seconds * 44_100)
     with RecordingWriter(source, 44_100, 1, samples) as writer:

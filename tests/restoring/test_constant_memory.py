@@ -54,6 +54,7 @@ def growth_mb(folder: Path, minutes: float) -> float:
     return peak_mb(folder, folder / "long.wav") - peak_mb(folder, folder / "short.wav")
 
 
+@pytest.mark.slow
 def test_four_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
     """Held whole, three minutes more would be 12 MB in and 12 MB out, in several copies."""
     assert growth_mb(tmp_path, 4) < 30

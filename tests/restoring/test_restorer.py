@@ -238,3 +238,17 @@ def test_statistics_are_the_publisher_s_own(own_root):
     save_file({name: value for name, value in load_file(weights).items() if "std" not in name}, weights)
     with pytest.raises(ValueError, match=r"vocoder/final.safetensors: does not fit an encoder of 16 dimensions.*std"):
         load(own_root)
+
+
+def test_chunks_of_any_recordings_have_few_lengths_and_come_one_by_one_on_a_cpu(root: Path) -> None:
+    restorer = load(root, chunk_seconds=3.0, batch_size=4)
+    shapes = set()
+    restorer.vocoder.register_forward_hook(lambda module, given, made: shapes.add(tuple(given[0].shape[:2])))
+    rng = np.random.default_rng(0)
+    for seconds in np.linspace(0.1, 7.0, 24):
+        restorer(rng.uniform(-0.3, 0.3, round(16_000 * seconds)).astype(np.float32), 16_000)
+    assert len(shapes) > 1
+    assert {batch for batch, _ in shapes} == {1}
+    longest = 150 + 2 * restorer.vocoder.generator.halo_frames
+    assert len(shapes) <= -(-longest // 64)
+    assert max(frames for _, frames in shapes) < longest + 3

@@ -68,6 +68,7 @@ def closeness(folder: Path, other: Path, file: str = LAST) -> float:
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_update_of_one(together: Together, pair: Path, whole: Any) -> None:
     """The same examples: after one update to rounding, and after all of them nearly so."""
     first = pair.with_name("adapter_pair_first")

@@ -1,5 +1,6 @@
 """Batches through the networks: windows of many recordings to features, chunks of features to waves."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
@@ -16,19 +17,32 @@ from miipher2.restoring.hearing import Block
 from miipher2.restoring.passage import Chunk, Passage, Window
 from miipher2.restoring.weights import Vocoder
 
+LONGEST_STEP = 64  # frames; chunks are filled up to a multiple of at most that
 BATCHES_AHEAD = 4  # so many batches of windows are sorted by length before they are made: less padding
 
 Part = TypeVar("Part", Window, Chunk)
 
 
 class Networks:
-    """Encoder with adapters, and vocoder, on a device; float32 or, with `bf16`, autocast to bfloat16."""
+    """Encoder with adapters, and vocoder, on a device; float32 or, with `bf16`, autocast to bfloat16.
+
+    Args:
+        longest_chunk: frames of the longest chunk, its halo included.
+    """
 
     def __init__(
-        self, encoder: SpeechEncoder, front_end: PieceFrontEnd, vocoder: Vocoder, device: torch.device, precision: str
+        self,
+        encoder: SpeechEncoder,
+        front_end: PieceFrontEnd,
+        vocoder: Vocoder,
+        device: torch.device,
+        precision: str,
+        longest_chunk: int,
     ) -> None:
         self.encoder, self.front_end, self.vocoder, self.device = encoder, front_end, vocoder, device
         self._precision = precision
+        steps = math.ceil(longest_chunk / LONGEST_STEP)
+        self._step = math.ceil(longest_chunk / steps)
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> list[Float32[np.ndarray, "frame dim"]]:
@@ -54,8 +68,15 @@ class Networks:
 
     @torch.inference_mode()
     def vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
-        """Return each chunk's wave, its halo included; only what lies within the halo is of the whole recording."""
+        """Return each chunk's wave, its halo included; only what lies within the halo is of the whole recording.
+
+        Waves may go on after their chunk's end.
+        """
+        if self.device.type == "cpu" and len(chunks) > 1:  # together they leave the caches: twice the time
+            return [wave for chunk in chunks for wave in self.vocode([chunk])]
         longest = max(len(chunk.features) for chunk in chunks)
+        # Of few different lengths, since a first time of each is dear: on a CPU in bfloat16 up to six times the others.
+        longest = -(-longest // self._step) * self._step
         features = np.zeros((len(chunks), longest, chunks[0].features.shape[1]), np.float32)
         for row, chunk in zip(features, chunks, strict=True):
             row[: len(chunk.features)] = chunk.features

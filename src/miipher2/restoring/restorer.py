@@ -92,7 +92,10 @@ class Restorer:
             self.options.grid(), self.sample_rate_hz, generator.hop_samples, generator.halo_frames, chunk_frames
         )
         front_end = PieceFrontEnd(self.encoder, chunk_frames)
-        self._networks = Networks(self.encoder, front_end, self.vocoder, self.device, self.options.precision)
+        longest_chunk = chunk_frames + 2 * generator.halo_frames
+        self._networks = Networks(
+            self.encoder, front_end, self.vocoder, self.device, self.options.precision, longest_chunk
+        )
 
     @classmethod
     def from_published(
