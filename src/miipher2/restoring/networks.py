@@ -73,7 +73,10 @@ class Networks:
         Waves may go on after their chunk's end.
         """
         if self.device.type == "cpu" and len(chunks) > 1:  # together they leave the caches: twice the time
-            return [wave for chunk in chunks for wave in self.vocode([chunk])]
+            return [wave for chunk in chunks for wave in self._vocode([chunk])]
+        return self._vocode(chunks)
+
+    def _vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
         longest = max(len(chunk.features) for chunk in chunks)
         # Of few different lengths, since a first time of each is dear: on a CPU in bfloat16 up to six times the others.
         longest = -(-longest // self._step) * self._step
