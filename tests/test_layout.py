@@ -18,14 +18,15 @@ ALLOWED = {
     "schema": {"schema_data", "schema_generator"},
     "config": {"schema", "schema_generator"},
     "rng": set(),
-    "audio": set(),
+    "durable": set(),
+    "audio": {"durable"},
     "codecs": {"audio"},
     "losses": set(),
     "models": set(),
     "tracking": set(),
     "environment": set(),
     "data": {"rng", "audio", "codecs"},
-    "training": {"rng"},
+    "training": {"durable", "rng"},
     "recipes": {"rng", "data", "losses", "models", "training"},
     "recording": {"audio"},
     "presenting": {"losses", "tracking", "training"},
@@ -38,7 +39,7 @@ ALLOWED = {
     "report_tables": {"evaluate", "metrics", "results", "table"},
     "pictures": set(),
     "report_examples": {"audio", "evaluate", "metrics", "pictures"},
-    "report": {"evaluate", "metrics", "pictures", "report_examples", "report_tables", "results"},
+    "report": {"durable", "evaluate", "metrics", "pictures", "report_examples", "report_tables", "results"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -212,7 +212,7 @@ def test_an_interrupted_writing_leaves_the_old_page_and_no_rest(tmp_path, made, 
     def disk_full(_descriptor: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("miipher2.report.os.fsync", disk_full)
+    monkeypatch.setattr("miipher2.durable.os.fsync", disk_full)
     with pytest.raises(OSError, match="no space left"):
         write_report(path, Findings(evaluated(made)), [])
     assert path.read_text() == "the old page"

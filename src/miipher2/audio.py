@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float32
 from torchaudio.transforms import Resample
 
+from miipher2.durable import write_durably
+
 # What people keep as sound: a file with one of these suffixes that cannot be read is reported, not skipped.
 SOUND_SUFFIXES = frozenset(
     (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".m4a", ".aac", ".wma", ".sph")
@@ -124,7 +126,7 @@ def write(
         raise AudioError(
             f"{path}: cannot be written at {sample_rate_hz} Hz as {subtype or 'default'}: {error}"
         ) from error
-    _write_whole(path, encoded)
+    write_durably(path, encoded)
 
 
 def resample(wave: Float32[np.ndarray, "time"], from_hz: int, to_hz: int) -> Float32[np.ndarray, "resampled"]:
@@ -203,23 +205,6 @@ def encode(
 def decode(encoded: bytes) -> Float32[np.ndarray, "time"]:
     """Return the values of a sound file's bytes, of one channel."""
     return soundfile.read(io.BytesIO(encoded), dtype="float32")[0]
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @lru_cache(maxsize=16)

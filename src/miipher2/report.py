@@ -2,12 +2,12 @@
 
 import html
 import math
-import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from miipher2.durable import write_durably
 from miipher2.evaluate import DISTANCES, Evaluation, Row
 from miipher2.metrics.registry import VALUES
 from miipher2.pictures import SPECTROGRAM_FLOOR_DB, colours
@@ -74,15 +74,7 @@ def write_report(
             break
         seconds *= 0.9 * PAGE_BYTES / len(page)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_durably(path, page)
 
 
 def _texts(evaluation: Evaluation, title: str, about: Mapping[str, str]) -> dict[str, str]:

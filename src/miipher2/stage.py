@@ -19,13 +19,13 @@ from miipher2 import rng
 from miipher2.batches import INITIAL_BATCHES, make_batches, shown_batch
 from miipher2.config import ROOT, TRAINING_STAGES, find_checkpoint, stage_config
 from miipher2.data.prepared import Prepared
+from miipher2.durable import write_durably
 from miipher2.environment import describe_code, describe_environment, log_to_stdout, start_runtime
 from miipher2.presenting import Presenter
 from miipher2.tracking import NoTracker, Tracker, start_wandb
 from miipher2.training import folder as run_folder
 from miipher2.training import ranks
 from miipher2.training.checkpoint import check_room, size_of
-from miipher2.training.durable import write_durably
 from miipher2.training.loop import Plan, train
 from miipher2.training.recipe import Batch, Presenting, Recipe
 from miipher2.training.run import Run

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from miipher2 import rng
+from miipher2 import durable, rng
 from miipher2.tracking import Tracker, start_wandb
-from miipher2.training import checkpoint, durable
+from miipher2.training import checkpoint
 from miipher2.training import folder as run_folder
 from miipher2.training.loop import Plan, train
 from miipher2.training.recipe import Batch, Metrics

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miipher2.durable import write_durably
+
 if TYPE_CHECKING:
     from miipher2.data.degradations import Degradation
     from miipher2.data.pools import Pools
@@ -181,9 +183,7 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, [*first, *sorted(set(columns) - {*first})], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    temporary.replace(path)
+    write_durably(path, text.getvalue().encode())
 
 
 def _values(drawn: "Degradation", pools: "Pools") -> dict[str, Any]:

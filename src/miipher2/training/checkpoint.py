@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from miipher2.training.durable import sync_folder, write_durably, write_hashed
+from miipher2.durable import sync_folder, write_durably, write_hashed
 
 FORMAT = 1
 ENTRIES: dict[str, tuple[type, ...]] = {

@@ -16,8 +16,8 @@ from typing import Any
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from miipher2.durable import sync_folder, write_durably
 from miipher2.training.checkpoint import checkpoints, file_name, step_of, summary_path
-from miipher2.training.durable import sync_folder, write_durably
 
 PUBLISHED, REPLACED, LOCK = "published", ".replaced", ".lock"
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file in one step: temporary file in the same folder, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
