@@ -25,7 +25,9 @@ sys.path.append(str(Path(__file__).parent / "restoring"))
 
 from tiny_weights import publish_all
 
-START = "import sys; from miipher2.cli import main; sys.exit(main(sys.argv[1:]))"
+# As a shell starts what it runs in the background: without SIGINT.
+START = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+START += "from miipher2.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         return restorer_from(**{**given, "device": device, "precision": precision})
 
     restorer_for(options.device, options.precision)  # what is wrong with the weights is said now
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGINT itself is ignored in a shell's background
     with tempfile.TemporaryDirectory(prefix="miipher2-demo-") as folder:
         # Read when gradio is imported; uploads and results lie in the folder.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
