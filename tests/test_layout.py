@@ -28,7 +28,7 @@ ALLOWED = {
     "data": {"rng", "audio", "codecs"},
     "training": {"durable", "rng"},
     "recipes": {"rng", "data", "losses", "models", "training"},
-    "recording": {"audio"},
+    "recording": {"audio", "durable"},
     "presenting": {"losses", "tracking", "training"},
     "restoring": {"audio", "recording", "models"},
     "demo": {"audio", "recording", "restoring"},

@@ -148,10 +148,11 @@ def resample(wave: Float32[np.ndarray, "time"], from_hz: int, to_hz: int) -> Flo
 
 def file_name(path: Path | str) -> str | bytes:
     """Return a path as soundfile takes it: as bytes where its name is not UTF-8."""
+    name = os.fsencode(path)
     try:
-        return str(path).encode().decode()
-    except UnicodeEncodeError:
-        return os.fsencode(path)
+        return name.decode()
+    except UnicodeDecodeError:
+        return name
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Sound files block by block, channels kept: read forwards as often as wanted, written whole or not at all."""
 
 import hashlib
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxtyping import Float32
 
 from miipher2 import audio
 from miipher2.audio import AudioError
+from miipher2.durable import sync
 
 BLOCK_SECONDS = 5
 # Suffix → libsndfile's names of the file format and the sample format.
@@ -149,20 +149,12 @@ def temporary_name(name: str, writer_id: str) -> str:
 
 def publish(temporary: Path, path: Path) -> None:
     """Give a finished file its name, for good: on the disk before and after."""
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def sha256_of(path: Path) -> str:
     """Return the digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -76,3 +76,10 @@ class Command:
             code = int(str(ended.code))
         captured = self.capsys.readouterr()
         return Said(code, captured.out, captured.err)
+
+
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

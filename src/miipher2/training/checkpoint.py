@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from miipher2.durable import sync_folder, write_durably, write_hashed
+from miipher2.durable import sync, write_durably, write_hashed
 
 FORMAT = 1
 ENTRIES: dict[str, tuple[type, ...]] = {
@@ -90,7 +90,7 @@ def save(folder: Path, content: dict[str, Any], summary: dict[str, Any]) -> Path
         described = {**summary, "sha256": digest, "bytes": temporary.stat().st_size}
         write_durably(summary_path(path), json.dumps(described, indent=2).encode() + b"\n")
         temporary.replace(path)
-        sync_folder(folder)
+        sync(folder)
     finally:
         temporary.unlink(missing_ok=True)
     return path

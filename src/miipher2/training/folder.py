@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from miipher2.durable import sync_folder, write_durably
+from miipher2.durable import sync, write_durably
 from miipher2.training.checkpoint import checkpoints, file_name, step_of, summary_path
 
 PUBLISHED, REPLACED, LOCK = "published", ".replaced", ".lock"
@@ -93,8 +93,8 @@ def set_aside(folder: Path, parent: Parent | None) -> Path | None:
     # A checkpoint before its JSON: it can be read without, and a kill in between leaves it whole.
     for path in sorted(leaving, key=lambda path: (path.suffix != ".pt", path.name)):
         path.rename(target / path.name)
-    sync_folder(target)
-    sync_folder(folder)
+    sync(target)
+    sync(folder)
     return target
 
 
@@ -106,7 +106,7 @@ def rotate(folder: Path, *, run_id: str, keep_last_n: int, parent: Parent | None
         path.unlink()
         summary_path(path).unlink(missing_ok=True)
     if removed:
-        sync_folder(folder)
+        sync(folder)
     return removed
 
 
@@ -135,7 +135,7 @@ def publish(folder: Path, *, run_id: str, publish_last_n: int, weights: dict[str
         before = _new_folder(folder)
         target.rename(before / PUBLISHED)
     building.rename(target)
-    sync_folder(folder)
+    sync(folder)
     if before is not None and is_own:
         shutil.rmtree(before)
     return target
