@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,23 @@ class Clone:
                 stderr=log,
             )
         end = time.monotonic() + 180
-        while not when():
-            assert time.monotonic() < end
+        # The script runs in slices and is looked at while it stands still: beside other work it would be over before.
+        while True:
             assert process.poll() is None, "the experiment ended before it could be killed"
-            time.sleep(0.01)
-        if kill == "dvc":
-            process.send_signal(number)
-        else:
-            self.scripts(process)[0].send_signal(number)
+            running = self.scripts(process)
+            with suppress(psutil.NoSuchProcess):
+                for script in running:
+                    script.suspend()
+                if when():
+                    break
+                for script in running:
+                    script.resume()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        (process if kill == "dvc" else running[0]).send_signal(number)
+        for script in running:
+            with suppress(psutil.NoSuchProcess):
+                script.resume()
         process.wait(60)
         return plain(printed.read_text())
 

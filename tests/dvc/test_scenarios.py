@@ -137,7 +137,7 @@ def test_a_list_resumes_two_stages_and_no_third(clone: Clone) -> None:
 
 
 def test_the_command_after_a_sigterm_repeats_every_setting(clone: Clone) -> None:
-    settings = ("train_adapter.seed=6", "train_adapter.steps=60", "pre_train_vocoder.seed=7")
+    settings = ("train_adapter.seed=6", "train_adapter.steps=200", "pre_train_vocoder.seed=7")
 
     def began() -> bool:
         return "Saved" in (clone.root / ".git/interrupted.log").read_text()
@@ -149,7 +149,7 @@ def test_the_command_after_a_sigterm_repeats_every_setting(clone: Clone) -> None
     assert begin == "dvc"
     resumed = clone.dvc(*words)
     assert "Configuration changes" not in resumed
-    described = read_json(clone.root / f"{ADAPTER}/checkpoint_60.json")
+    described = read_json(clone.root / f"{ADAPTER}/checkpoint_200.json")
     assert len(described["parents"]) == 1
     fresh = clone.experiment(*settings)
     assert all(skipped(stage, fresh) for stage in ("train_adapter", "pre_train_vocoder", "finetune_vocoder"))
