@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 @dataclass
 class GeneratorConfig:
-    kind: str = MISSING  # hifigan or vocos; the other keys are those of its class below
+    kind: str = MISSING  # hifigan, vocos or harmonic_vocos; the other keys are those of its class below
 
 
 @dataclass
@@ -28,4 +28,12 @@ class VocosConfig(GeneratorConfig):
     window_frames: int = MISSING
 
 
-GENERATORS: dict[str, type] = {"hifigan": HifiGanConfig, "vocos": VocosConfig}
+@dataclass
+class HarmonicVocosConfig(GeneratorConfig):
+    kind: str = "harmonic_vocos"
+    channels: int = MISSING
+    hidden_channels: int = MISSING
+    blocks: int = MISSING
+
+
+GENERATORS: dict[str, type] = {"hifigan": HifiGanConfig, "vocos": VocosConfig, "harmonic_vocos": HarmonicVocosConfig}

@@ -1,13 +1,27 @@
 """What a generator is: 50 features a second in, a wave of any rate that is a multiple of 50 Hz out, of exact length."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 FRAMES_PER_SECOND = 50
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the first frame lies in its recording: what a chunk must know to go on from the one before.
+
+    Args:
+        frame: its number.
+        cycles: how far the fundamental is in its cycle at the middle of that frame, from 0 to 1.
+    """
+
+    frame: Int[Tensor, " batch"]
+    cycles: Float[Tensor, " batch"]
 
 
 class Generator(nn.Module):
@@ -36,6 +50,28 @@ class Generator(nn.Module):
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves of exactly `hop_samples` for each frame."""
         raise AssertionError(f"{type(self).__name__} makes no wave")
+
+    def at(self, features: Float[Tensor, "batch frame dim"], place: Place) -> Float[Tensor, "batch time"]:
+        """Return the waves of chunks that lie somewhere in a recording; most generators do not care where."""
+        return self(features)
+
+    def follow(self, features: Float[Tensor, "frame dim"], cycles: float) -> float:
+        """Return `Place.cycles` at the last of some frames from that at the first; 0 where there is no such thing."""
+        return 0.0
+
+    def taught(
+        self,
+        features: Float[Tensor, "batch frame dim"],
+        wave: Float[Tensor, "batch time"],
+        first: Int[Tensor, " batch"],
+    ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, ""] | None]:
+        """Return the waves made in training, and a loss of the generator's own where it has one.
+
+        Args:
+            wave: what should have come out.
+            first: a number for each example, which chance in the generator may follow.
+        """
+        return self(features), None
 
     def exported_state_dict(self) -> dict[str, Tensor]:
         """Return plain weights with any weight norm folded in; the generator itself is left as it is."""

@@ -6,10 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from miipher2.models.generator import Generator
+from miipher2.models.harmonic import HarmonicVocos
 from miipher2.models.hifigan import HifiGan
 from miipher2.models.vocos import Vocos
 
-GENERATORS: dict[str, type[Generator]] = {"hifigan": HifiGan, "vocos": Vocos}
+GENERATORS: dict[str, type[Generator]] = {"hifigan": HifiGan, "vocos": Vocos, "harmonic_vocos": HarmonicVocos}
 
 
 def new_generator(*, kind: str, **numbers: Any) -> Generator:

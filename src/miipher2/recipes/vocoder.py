@@ -136,11 +136,13 @@ class VocoderRecipe:
         adversarial = step >= weights["adversarial_from_step"]
         metrics: Metrics = {}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            fake = self.generator(features).float()
+            first = batch["utterance"] + batch["segment_start"]
+            fake, own_loss = self.generator.taught(features, real, first.to(self.device, non_blocking=True))
+            fake = fake.float()
             if adversarial:
                 known, judged = self.discriminators(real), self.discriminators(fake)
         mel = self.mel_distance(fake, real)
-        loss_g = weights["mel"] * mel
+        loss_g = weights["mel"] * mel if own_loss is None else weights["mel"] * mel + own_loss
         if adversarial:
             fooling, matching = generator_adversarial_loss(judged), feature_matching_loss(known, judged)
             loss_g = loss_g + weights["adversarial"] * fooling + weights["feature_matching"] * matching

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from miipher2.models.front_end import HOP_SAMPLES
+from miipher2.models.generator import Place
 from miipher2.models.ssl import Embedded, SpeechEncoder
 from miipher2.restoring.front_end import PieceFrontEnd
 from miipher2.restoring.hearing import Block
@@ -76,6 +77,11 @@ class Networks:
             return [wave for chunk in chunks for wave in self._vocode([chunk])]
         return self._vocode(chunks)
 
+    @torch.inference_mode()
+    def follow(self, features: Float32[np.ndarray, "frame dim"], cycles: float) -> float:
+        """Return how far the vocoder's fundamental is in its cycle at the last of some frames, from the first."""
+        return self.vocoder.follow(torch.from_numpy(features).to(self.device), cycles)
+
     def _vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
         longest = max(len(chunk.features) for chunk in chunks)
         # Of few different lengths, since a first time of each is dear: on a CPU in bfloat16 up to six times the others.
@@ -83,8 +89,12 @@ class Networks:
         features = np.zeros((len(chunks), longest, chunks[0].features.shape[1]), np.float32)
         for row, chunk in zip(features, chunks, strict=True):
             row[: len(chunk.features)] = chunk.features
+        place = Place(
+            torch.tensor([chunk.start for chunk in chunks]).to(self.device),
+            torch.tensor([chunk.cycles for chunk in chunks]).to(self.device),
+        )
         with self._autocast():
-            waves = self.vocoder(torch.from_numpy(features).to(self.device, non_blocking=True))
+            waves = self.vocoder.at(torch.from_numpy(features).to(self.device, non_blocking=True), place)
         return list(_to_numpy(waves))
 
     def _autocast(self) -> torch.autocast:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from miipher2.models.adapter import WithAdapter
 from miipher2.models.front_end import HOP_SAMPLES, LogMelFrontEnd
+from miipher2.models.harmonic import HarmonicVocos
 from miipher2.models.ssl import SpeechEncoder
 from miipher2.models.vocos import Vocos
 from miipher2.models.wave_front_end import WaveFrontEnd
@@ -121,7 +122,13 @@ class MultipliedVocos(nn.Module):
 
 
 def export_graphs(weights: Weights, folder: Path) -> None:
-    """Write both graphs."""
+    """Write both graphs.
+
+    Raises:
+        ValueError: the vocoder must know where a chunk lies in its recording, which a graph of features alone cannot.
+    """
+    if isinstance(weights.vocoder.generator, HarmonicVocos):
+        raise ValueError("--onnx: a harmonic_vocos goes on from chunk to chunk; should be a hifigan or vocos")
     encoder = AdaptedEncoder(weights.encoder).eval()
     vocoder: nn.Module = weights.vocoder
     if isinstance(weights.vocoder.generator, Vocos):

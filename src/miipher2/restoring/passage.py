@@ -1,7 +1,7 @@
 """One recording on its way through the networks: its windows out, their features in, chunks out, waves in."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,8 @@ class Plan:
     """How recordings are cut: the encoder's windows, and chunks of `chunk_frames` for the vocoder.
 
     `halo_frames` on each side of a chunk are what its samples depend on, and as much of the recording's mirror image
-    precedes and follows it.
+    precedes and follows it. `follow` takes the features of some frames, and how far the vocoder's fundamental is in its
+    cycle at the first of them, to that at the last.
     """
 
     grid: Grid
@@ -29,6 +30,7 @@ class Plan:
     hop_samples: int
     halo_frames: int
     chunk_frames: int
+    follow: Callable[[Float32[np.ndarray, "frame dim"], float], float]
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What the vocoder is given at once of one channel: the features of some frames, a halo on both sides."""
+    """What the vocoder is given at once of one channel: the features of some frames, a halo on both sides.
+
+    The first of them is frame `start` of the channel; there the vocoder's fundamental is so many `cycles` on.
+    """
 
     passage: "Passage"
     channel: int
     features: Float32[np.ndarray, "frame dim"]
+    start: int
+    cycles: float
 
 
 class Passage:
@@ -90,7 +97,7 @@ class Passage:
     def hear(self, window: Window, features: Float32[np.ndarray, "frame dim"]) -> Iterator[Chunk]:
         """Take the features of a window and yield the chunks that are now complete."""
         for chunk in self._channels[window.channel].hear(window.start, window.stop, features):
-            yield Chunk(self, window.channel, chunk)
+            yield Chunk(self, window.channel, *chunk)
 
     def say(self, chunk: Chunk, wave: Float32[np.ndarray, " time"]) -> None:
         """Take the wave of a chunk, halo included."""
@@ -137,17 +144,20 @@ class _Channel:
         self._joiner = Joiner(plan.grid, frames)
         self._features: Float32[np.ndarray, "frame dim"] | None = None
         self._first = 0  # frame of the first of them
+        self._cycles = 0.0  # of the vocoder's fundamental there
         self.said: deque[Float32[np.ndarray, " time"]] = deque()
 
     def hear(
         self, start: int, stop: int, features: Float32[np.ndarray, "frame dim"]
-    ) -> Iterator[Float32[np.ndarray, "frame dim"]]:
+    ) -> Iterator[tuple[Float32[np.ndarray, "frame dim"], int, float]]:
+        """Take a window's features, and yield the chunks that are complete: features, first frame and its cycles."""
         joined = self._joiner.add(start, stop, features)
         held = joined if self._features is None else np.concatenate([self._features, joined])
         chunk, halo = self._plan.chunk_frames, self._plan.halo_frames
         at_end = self._first + len(held) == self._frames
         while len(held) >= chunk + 2 * halo or (at_end and len(held) > 2 * halo):
-            yield held[: chunk + 2 * halo]
+            yield held[: chunk + 2 * halo], self._first, self._cycles
+            self._cycles = self._plan.follow(held[: chunk + 1], self._cycles)
             held, self._first = held[chunk:], self._first + chunk
         self._features = held.copy()
 

@@ -88,13 +88,18 @@ class Restorer:
         self.sample_rate_hz = weights.sample_rate_hz
         chunk_frames = round(chunk_seconds * FRAMES_PER_SECOND)
         generator = self.vocoder.generator
-        self._plan = Plan(
-            self.options.grid(), self.sample_rate_hz, generator.hop_samples, generator.halo_frames, chunk_frames
-        )
         front_end = PieceFrontEnd(self.encoder, chunk_frames)
         longest_chunk = chunk_frames + 2 * generator.halo_frames
         self._networks = Networks(
             self.encoder, front_end, self.vocoder, self.device, self.options.precision, longest_chunk
+        )
+        self._plan = Plan(
+            self.options.grid(),
+            self.sample_rate_hz,
+            generator.hop_samples,
+            generator.halo_frames,
+            chunk_frames,
+            self._networks.follow,
         )
 
     @classmethod

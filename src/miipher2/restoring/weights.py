@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from miipher2.models.generator import Generator
+from miipher2.models.generator import Generator, Place
 from miipher2.models.generators import exported_generator
 from miipher2.models.normaliser import FeatureNormaliser
 from miipher2.models.pretrained import load_encoder
@@ -29,6 +29,14 @@ class Vocoder(nn.Module):
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves of `generator.hop_samples` values for each frame."""
         return self.generator(self.normaliser(features))
+
+    def at(self, features: Float[Tensor, "batch frame dim"], place: Place) -> Float[Tensor, "batch time"]:
+        """Return the waves of chunks of a recording."""
+        return self.generator.at(self.normaliser(features), place)
+
+    def follow(self, features: Float[Tensor, "frame dim"], cycles: float) -> float:
+        """Return `Place.cycles` at the last of some frames from that at the first."""
+        return self.generator.follow(self.normaliser(features), cycles)
 
 
 @dataclass(frozen=True)

