@@ -22,16 +22,16 @@ def main() -> None:
     print(f"wrote {page}")
 
 
-def replaced(text: str, made: str) -> str:
-    """Return a page with its tables made anew.
+def replaced(text: str, made: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return a page with what stands between two marks made anew.
 
     Raises:
         ValueError: the marks are not there.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"the page should have '{BEGIN}' and '{END}' once each")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{made}\n{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"the page should have '{begin}' and '{end}' once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{made}\n{end}{rest.split(end)[1]}"
 
 
 def tables(results: Path) -> str:

@@ -199,6 +199,9 @@ def test_shards_share_the_work(recordings: Path, tmp_path: Path, miipher2: Comma
 
 def test_weights_that_are_missing_are_said_in_one_line(recordings: Path, tmp_path: Path, miipher2: Command) -> None:
     said = miipher2("restore", recordings / "a.wav", tmp_path / "out.wav", "--adapter", tmp_path)
+    assert (said.code, "--vocoder is missing: the two go together" in said.error) == (2, True)
+    both = ("--adapter", tmp_path, "--vocoder", tmp_path)
+    said = miipher2("restore", recordings / "a.wav", tmp_path / "out.wav", *both)
     assert said.code == 2
     assert "config.yaml: missing" in said.error
     assert said.error.count("\n") == 1

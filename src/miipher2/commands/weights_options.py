@@ -8,13 +8,16 @@ if TYPE_CHECKING:
     from miipher2.restoring.restorer import Restorer
 
 ADAPTER, VOCODER = "exp/adapter_mini/published", "exp/hifigan_ft_mini/published"
+SHIPPED = "models/mini/restorer"  # in Git: restores with no training and no download
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that restores."""
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help=f"published folder of stage 1 (default: {ADAPTER})")
-    parser.add_argument("--vocoder", type=Path, metavar="DIR", help=f"published folder of stage 3 (default: {VOCODER})")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="what `miipher2 export` wrote, instead of the two")
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help=f"what `miipher2 export` wrote (default: {SHIPPED}, which ships)"
+    )
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help=f"instead, a published stage 1 (such as {ADAPTER})")
+    parser.add_argument("--vocoder", type=Path, metavar="DIR", help=f"and a published stage 3 (such as {VOCODER})")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the networks (default: fp32)")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="windows made at once (default: 1)")
@@ -28,6 +31,9 @@ def options_of(options: argparse.Namespace) -> dict[str, Any]:
     folders = {name: getattr(options, name) for name in ("adapter", "vocoder", "bundle")}
     if folders["bundle"] is not None and (folders["adapter"] or folders["vocoder"]):
         raise ValueError("--bundle holds adapter and vocoder; leave out --adapter and --vocoder")
+    if (folders["adapter"] is None) != (folders["vocoder"] is None):
+        missing, example = ("--vocoder", VOCODER) if folders["vocoder"] is None else ("--adapter", ADAPTER)
+        raise ValueError(f"{missing} is missing: the two go together; such as {missing} {example}")
     plain = ("device", "precision", "batch_size", "chunk_seconds", "window_seconds", "overlap_seconds")
     return {name: folder and str(folder.absolute()) for name, folder in folders.items()} | {
         name: getattr(options, name) for name in plain
@@ -69,6 +75,6 @@ def restorer_from(
         "batch_size": batch_size,
         "chunk_seconds": chunk_seconds,
     }
-    if bundle is not None:
-        return Restorer.from_bundle(bundle, **settings)
-    return Restorer.from_published(adapter or ROOT / ADAPTER, vocoder or ROOT / VOCODER, root=ROOT, **settings)
+    if adapter is not None and vocoder is not None:
+        return Restorer.from_published(adapter, vocoder, root=ROOT, **settings)
+    return Restorer.from_bundle(bundle or ROOT / SHIPPED, **settings)

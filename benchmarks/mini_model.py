@@ -1,0 +1,149 @@
+"""Judge the shipped mini model on voices that nobody learnt from, and write the tables of docs/model_card.md anew.
+
+uv run benchmarks/mini_model.py [--split test] [--utterances 60] [--write]
+
+The recordings are those of data/mini_speech/{valid,test} (stages/gather_mini_speech.py). They are degraded by the code
+below, which shares nothing with the degradations of training, then restored and measured by the command line.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+from jaxtyping import Float64
+from results_table import replaced, tables
+from scipy.signal import butter, fftconvolve, sosfilt
+
+from miipher2.config import ROOT
+
+RATE_HZ = 16_000
+Wave = Float64[np.ndarray, " time"]
+Chance = np.random.Generator
+BEGIN, END = "<!-- tables: benchmarks/mini_model.py -->", "<!-- end of tables -->"
+
+
+def main() -> None:
+    """Degrade, restore, measure, and write the tables where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=("valid", "test"), default="test", help="choose on valid, measure on test")
+    parser.add_argument("--speech", type=Path, default=ROOT / "data/mini_speech", metavar="DIR", help="gathered speech")
+    parser.add_argument("--utterances", type=int, default=60, metavar="N", help="spread over the speakers (60)")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="judge this one instead of what ships")
+    parser.add_argument("--out", type=Path, default=ROOT / "exp/mini_model", metavar="DIR", help="(exp/mini_model)")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/model_card.md")
+    options = parser.parse_args()
+    out = options.out / options.split
+    shutil.rmtree(out, ignore_errors=True)
+    for path in chosen(options.speech / options.split, options.utterances):
+        write_pair(path, out, f"{path.parent.name}_{path.stem}")
+    weights = [] if options.bundle is None else ["--bundle", str(options.bundle)]
+    for source, target in (("degraded", "restored"), ("clean", "passed")):
+        command("restore", out / source, out / target, *weights)
+    parts = []
+    for title, folders in (
+        ("Degraded speech", ("clean", "degraded", "restored")),
+        ("Clean speech passed through (`degraded` is the clean recording itself)", ("clean", "clean", "passed")),
+    ):
+        results = out / f"results_{folders[2]}"
+        command("evaluate", *(out / folder for folder in folders), "--language", "en", "--out", results)
+        parts.append(f"### {title}\n\n{tables(results)}")
+    made = "\n".join(parts)
+    print(made)
+    if options.write:
+        page = ROOT / "docs/model_card.md"
+        page.write_text(replaced(page.read_text(), made, BEGIN, END))
+        print(f"wrote {page}")
+
+
+def chosen(folder: Path, count: int) -> list[Path]:
+    """Return as many recordings of each speaker, evenly spread over his."""
+    speakers = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not speakers:
+        raise SystemExit(f"{folder}: holds no speakers; make it with stages/gather_mini_speech.py")
+    each = max(1, count // len(speakers))
+    return [path for speaker in speakers for path in _spread(sorted(speaker.glob("*.flac")), each)]
+
+
+def _spread(paths: list[Path], count: int) -> list[Path]:
+    return [paths[index * len(paths) // count] for index in range(min(count, len(paths)))]
+
+
+def write_pair(path: Path, out: Path, name: str) -> None:
+    """Write a recording and its degraded form; what is done to it follows from its name alone."""
+    clean, rate_hz = sf.read(path, dtype="float64")
+    if rate_hz != RATE_HZ:
+        raise SystemExit(f"{path}: has {rate_hz} Hz; should have {RATE_HZ}")
+    rng = np.random.default_rng(list(name.encode()))
+    clean = clean * (10 ** (rng.uniform(-30, -20) / 20) / max(_rms(clean), 1e-9))
+    clean = clean * min(1.0, 0.9 / np.abs(clean).max())
+    kinds = sorted(KINDS)
+    degraded = KINDS[kinds[int(rng.integers(len(kinds)))]](clean, rng)
+    for folder, wave in (("clean", clean), ("degraded", degraded)):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        sf.write(out / folder / f"{name}.flac", np.clip(wave, -1, 1), RATE_HZ)
+
+
+def noisy(clean: Wave, rng: Chance) -> Wave:
+    """Add noise whose spectrum falls by 0 to 6 dB an octave, at 0 to 15 dB."""
+    slope = rng.uniform(0, 1)
+    spectrum = np.fft.rfft(rng.standard_normal(len(clean)))
+    noise = np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 20) ** slope, len(clean))
+    return clean + noise * _rms(clean) / _rms(noise) / 10 ** (rng.uniform(0, 15) / 20)
+
+
+def reverberant(clean: Wave, rng: Chance) -> Wave:
+    """Convolve with noise that decays by 60 dB in 0.2 to 0.8 s, the direct sound 0 to 6 dB above it."""
+    decay = rng.uniform(0.2, 0.8)
+    time = np.arange(int(decay * RATE_HZ)) / RATE_HZ
+    tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / decay)
+    tail[: RATE_HZ // 400] = 0
+    response = tail / np.sqrt(np.square(tail).sum()) / 10 ** (rng.uniform(0, 6) / 20)
+    response[0] = 1
+    return fftconvolve(clean, response)[: len(clean)]
+
+
+def noisy_room(clean: Wave, rng: Chance) -> Wave:
+    """Do both."""
+    return noisy(reverberant(clean, rng), rng)
+
+
+def telephone(clean: Wave, rng: Chance) -> Wave:
+    """Keep 300 to 3400 Hz, and 6 to 8 bits by the mu-law."""
+    band = sosfilt(butter(6, (300, 3400), "bandpass", fs=RATE_HZ, output="sos"), noisy(clean, rng))
+    peak = np.abs(band).max()
+    bits = 2 ** rng.integers(5, 8)
+    squeezed = np.sign(band) * np.log1p(255 * np.abs(band) / peak) / np.log(256)
+    return peak * np.sign(squeezed) * (256 ** np.abs(np.round(squeezed * bits) / bits) - 1) / 255
+
+
+def clipped(clean: Wave, rng: Chance) -> Wave:
+    """Cut the loudest 2 to 15 % of values off, and add a little noise."""
+    limit = np.quantile(np.abs(clean), 1 - rng.uniform(0.02, 0.15))
+    return np.clip(clean, -limit, limit) + 0.02 * _rms(clean) * rng.standard_normal(len(clean))
+
+
+KINDS: dict[str, Callable[[Wave, Chance], Wave]] = {
+    "noisy": noisy,
+    "reverberant": reverberant,
+    "noisy_room": noisy_room,
+    "telephone": telephone,
+    "clipped": clipped,
+}
+
+
+def _rms(wave: Wave) -> float:
+    return float(np.sqrt(np.square(wave).mean()))
+
+
+def command(*words: str | Path) -> None:
+    """Run the command line as a user would."""
+    subprocess.run([sys.executable, "-m", "miipher2.cli", *map(str, words)], check=True, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    main()
