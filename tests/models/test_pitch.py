@@ -100,7 +100,7 @@ def test_the_path_is_the_cheapest_of_all() -> None:
 
 
 def test_speech_is_heard_as_another_algorithm_hears_it() -> None:
-    """Harvest (Morise 2017), which looks for zero crossings of band-passed waves. Over all files: 6 cents, 2.3 %."""
+    """Harvest (Morise 2017) looks at zero crossings of bands. Over half of all files: 6 cents, 1.7 % gross, 82 %."""
     errors, agreed = [], []
     for language in ("en", "fr", "it"):
         for path in sorted((ROOT / f"data/embedded/{language}").glob("*.flac"))[:3]:
