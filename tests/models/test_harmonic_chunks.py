@@ -61,9 +61,9 @@ def test_chunks_in_any_order_equal_the_whole(rate_hz: int, frames: int, monkeypa
     assert below_db(joined, whole) > 100
 
 
-@pytest.mark.parametrize(("bias", "least_db"), [(0.0, 80), (20.0, 50)], ids=["varying", "always voiced"])
-def test_chunks_at_the_features_own_pitch_equal_the_whole(bias: float, least_db: float) -> None:
-    """But for the pitch's rounding, which a chunk of another length has otherwise: it adds up while all is voiced."""
+@pytest.mark.parametrize("bias", [0.0, 20.0], ids=["varying", "always voiced"])
+def test_chunks_at_the_features_own_pitch_equal_the_whole(bias: float) -> None:
+    """The pitch is rounded otherwise in a chunk of another length, and that adds up while all is voiced."""
     generator, features = new_harmonic(16_000), slow(2_000)
     with torch.no_grad():
         generator.pitch_last.bias[-1] += bias
@@ -71,7 +71,7 @@ def test_chunks_at_the_features_own_pitch_equal_the_whole(bias: float, least_db:
     assert (pitch.is_voiced.float().mean() > 0.9) == (bias > 0)
     assert pitch.frequency_hz[pitch.is_voiced].log2().std() > 0.2
     whole, joined = whole_and_joined(generator, features, 10)
-    assert below_db(joined, whole) > least_db
+    assert below_db(joined, whole) > 100
 
 
 def test_chunks_that_do_not_know_their_place_are_another_wave() -> None:
