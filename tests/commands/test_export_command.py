@@ -25,3 +25,12 @@ def test_a_bundle_restores_as_the_published_weights_do(tmp_path: Path, miipher2:
     assert miipher2("export", tmp_path / "bundle", *given).code == 2
     said = miipher2("restore", tmp_path / "in.wav", tmp_path / "c.wav", *given, "--bundle", tmp_path / "bundle")
     assert (said.code, "--bundle holds adapter and vocoder" in said.error) == (2, True)
+
+
+def test_graphs_that_cannot_be_written_are_refused_before_anything_is(tmp_path: Path, miipher2: Command) -> None:
+    publish_all(tmp_path, "mini", absolute=True, generator="harmonic_vocos")
+    given = ["--adapter", tmp_path / "adapter", "--vocoder", tmp_path / "vocoder"]
+    said = miipher2("export", tmp_path / "bundle", *given, "--onnx")
+    assert (said.code, "a harmonic_vocos goes on from chunk to chunk" in said.error) == (2, True), said.error
+    assert not (tmp_path / "bundle").exists()
+    assert miipher2("export", tmp_path / "bundle", *given).code == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_recipes import VOCOS, batch, copied, flat, moved, vocoder
+from tiny_recipes import HARMONIC, VOCOS, batch, copied, flat, moved, vocoder
 from torch import Tensor, nn
 
 from miipher2.losses import discriminator_loss, feature_matching_loss, generator_adversarial_loss
@@ -26,7 +26,7 @@ def parameters_of(recipe: VocoderRecipe) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("generator", [(), VOCOS], ids=["hifigan", "vocos"])
+@pytest.mark.parametrize("generator", [(), VOCOS, HARMONIC], ids=["hifigan", "vocos", "harmonic"])
 def test_every_parameter_of_both_players_moves_and_the_encoder_does_not(
     encoder_folder: Path, generator: tuple[str, ...]
 ) -> None:

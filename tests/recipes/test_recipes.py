@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from safetensors.torch import save_file
-from tiny_recipes import CPU, RECIPES, VOCOS, adapter, batch, copied, flat, moved, read_back, tiny, vocoder
+from tiny_recipes import CPU, HARMONIC, RECIPES, VOCOS, adapter, batch, copied, flat, moved, read_back, tiny, vocoder
 
 from miipher2 import rng
 from miipher2.config import ROOT, stage_config
@@ -106,7 +106,7 @@ def test_a_state_without_an_entry_is_refused(encoder_folder: Path, entry: str) -
         vocoder(encoder_folder, "ema_decay=0.9").load_state_dict(state)
 
 
-@pytest.mark.parametrize("generator", [(), VOCOS], ids=["hifigan", "vocos"])
+@pytest.mark.parametrize("generator", [(), VOCOS, HARMONIC], ids=["hifigan", "vocos", "harmonic"])
 def test_fine_tuning_starts_from_the_published_weights(
     encoder_folder: Path, tmp_path: Path, generator: tuple[str, ...]
 ) -> None:

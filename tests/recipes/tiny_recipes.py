@@ -23,6 +23,12 @@ VOCOS = (
     "model.generator.hidden_channels=24",
     "model.generator.blocks=2",
 )
+HARMONIC = (
+    "generator@model.generator=harmonic_mini",
+    "model.generator.channels=16",
+    "model.generator.hidden_channels=24",
+    "model.generator.blocks=2",
+)
 
 
 def tiny(stage: str, name: str, encoder: Path, *more: str) -> Any:
@@ -72,6 +78,7 @@ RECIPES: dict[str, Any] = {
     "adapter": adapter,
     "hifigan": lambda folder, *more, **device: vocoder(folder, "ema_decay=0.9", *more, **device),
     "vocos": lambda folder, *more, **device: vocoder(folder, *VOCOS, "ema_decay=0.9", *more, **device),
+    "harmonic": lambda folder, *more, **device: vocoder(folder, *HARMONIC, "ema_decay=0.9", *more, **device),
     "resolutions": lambda folder, *more, **device: vocoder(
         folder, "model.discriminator.resolutions=[128,256]", "model.discriminator.scales=2", *more, **device
     ),

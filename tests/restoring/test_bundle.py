@@ -13,9 +13,11 @@ from miipher2.restoring.bundle import save_bundle
 from miipher2.restoring.restorer import Restorer
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_a_bundle_restores_what_the_published_weights_restore(tmp_path: Path, kind: str) -> None:
-    publish_all(tmp_path / "repository", kind, 24_000)
+@pytest.mark.parametrize(
+    ("kind", "generator"), [*((kind, "hifigan") for kind in ENCODERS), ("mini", "vocos"), ("mini", "harmonic_vocos")]
+)
+def test_a_bundle_restores_what_the_published_weights_restore(tmp_path: Path, kind: str, generator: str) -> None:
+    publish_all(tmp_path / "repository", kind, 24_000, generator=generator)
     restorer = load(tmp_path / "repository")
     save_bundle(
         restorer.weights,

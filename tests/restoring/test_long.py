@@ -7,12 +7,16 @@ import pytest
 import torch
 from tiny_weights import ENCODERS, load, publish_all, wave
 
+from miipher2.models.generator import Place
 from miipher2.models.ssl import Embedded
 from miipher2.restoring.restorer import Options, Restorer
 from miipher2.restoring.windows import Grid, Joiner
 
-# Each encoder with HiFi-GAN, and Vocos.
-KINDS = {kind: (kind, 16_000, False, 0, False) for kind in ENCODERS} | {"vocos": ("hubert", 16_000, False, 0, True)}
+# Each encoder with HiFi-GAN, and the other generators.
+KINDS = {kind: (kind, "hifigan") for kind in ENCODERS} | {
+    "vocos": ("hubert", "vocos"),
+    "harmonic_vocos": ("hubert", "harmonic_vocos"),
+}
 SHORT_WINDOWS = Options(window_seconds=6.0, overlap_seconds=3.0)
 
 
@@ -20,7 +24,8 @@ SHORT_WINDOWS = Options(window_seconds=6.0, overlap_seconds=3.0)
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
     for kind, folder in folders.items():
-        publish_all(folder, *KINDS[kind])
+        encoder, generator = KINDS[kind]
+        publish_all(folder, encoder, generator=generator)
     return folders
 
 
@@ -73,6 +78,15 @@ def test_the_result_depends_on_neither_chunks_nor_batches(roots: dict[str, Path]
         np.testing.assert_allclose(other, results[0], atol=1e-4)
 
 
+def test_the_harmonic_generator_of_these_tests_is_voiced_in_turns(roots: dict[str, Path]) -> None:
+    """Else its chunks would have nothing to go on from."""
+    restorer = load(roots["harmonic_vocos"])
+    features = torch.from_numpy(restorer.features(speech(5.0)))[None]
+    pitch = restorer.vocoder.generator.pitch(restorer.vocoder.normaliser(features))
+    assert 0.5 < pitch.is_voiced.float().mean() < 0.95
+    assert pitch.frequency_hz.log2().std() > 0.1
+
+
 def test_recordings_of_different_lengths_do_not_disturb_each_other(roots: dict[str, Path]) -> None:
     for kind in KINDS:
         restorer = load(roots[kind], options=SHORT_WINDOWS, batch_size=8, chunk_seconds=2.0)
@@ -103,7 +117,7 @@ class Held:
         yield self.values[None]
 
 
-@pytest.mark.parametrize("kind", ["hubert", "vocos"])
+@pytest.mark.parametrize("kind", ["hubert", "vocos", "harmonic_vocos"])
 @pytest.mark.parametrize("chunk_seconds", [0.5, 3.0])
 def test_chunks_of_the_vocoder_equal_the_whole_to_100_db(
     roots: dict[str, Path], kind: str, chunk_seconds: float
@@ -114,6 +128,27 @@ def test_chunks_of_the_vocoder_equal_the_whole_to_100_db(
     assert whole.std() > 0.01
     error = np.square(whole - chunked, dtype=np.float64).mean()
     assert 10 * np.log10(np.square(whole, dtype=np.float64).mean() / max(error, 1e-30)) >= 100
+
+
+def test_chunks_of_any_recordings_have_few_lengths_and_come_one_by_one_on_a_cpu(
+    roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = load(roots["hubert"], chunk_seconds=3.0, batch_size=4)
+    shapes, at = set(), restorer.vocoder.at
+
+    def watched(features: torch.Tensor, place: Place) -> torch.Tensor:
+        shapes.add(tuple(features.shape[:2]))
+        return at(features, place)
+
+    monkeypatch.setattr(restorer.vocoder, "at", watched)
+    rng = np.random.default_rng(0)
+    for seconds in np.linspace(0.1, 7.0, 24):
+        restorer(rng.uniform(-0.3, 0.3, round(16_000 * seconds)).astype(np.float32), 16_000)
+    assert len(shapes) > 1
+    assert {batch for batch, _ in shapes} == {1}
+    longest = 150 + 2 * restorer.vocoder.generator.halo_frames
+    assert len(shapes) <= -(-longest // 64)
+    assert max(frames for _, frames in shapes) < longest + 3
 
 
 def test_a_window_must_overlap_by_more_than_it_drops() -> None:

@@ -15,6 +15,11 @@ from miipher2.restoring.restorer import Restorer
 from miipher2.rng import stream
 
 DIM, LAYER, ADAPTER_DIM = 16, 2, 8
+GENERATORS: dict[str, dict[str, object]] = {
+    "hifigan": {"channels": 16, "kernels": [3], "dilations": [1]},
+    "vocos": {"channels": 16, "hidden_channels": 24, "blocks": 2, "window_frames": 4},
+    "harmonic_vocos": {"channels": 16, "hidden_channels": 24, "blocks": 2},
+}
 UPSAMPLE = {16_000: [8, 5, 4, 2], 22_050: [7, 7, 3, 3], 24_000: [8, 5, 4, 3], 48_000: [10, 8, 6, 2]}
 SHARED = {"hidden_size": DIM, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -97,7 +102,7 @@ def statistics(shift: float) -> dict[str, torch.Tensor]:
 
 
 def publish_all(
-    root: Path, kind: str, rate_hz: int = 16_000, absolute: bool = False, seed: int = 0, vocos: bool = False
+    root: Path, kind: str, rate_hz: int = 16_000, absolute: bool = False, seed: int = 0, generator: str = "hifigan"
 ) -> None:
     """Fill a repository with an encoder, and with what the adapter and the vocoder stages publish."""
     torch.manual_seed(seed)
@@ -108,20 +113,18 @@ def publish_all(
     encoder.add_adapters(ADAPTER_DIM)
     state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
     publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5))
-    numbers: dict[str, object] = {
-        "kind": "hifigan",
-        "channels": 16,
-        "upsample_factors": UPSAMPLE[rate_hz],
-        "kernels": [3],
-        "dilations": [1],
-    }
-    if vocos:
-        numbers = {"kind": "vocos", "channels": 16, "hidden_channels": 24, "blocks": 2, "window_frames": 4}
-    generator = new_generator(dim=DIM, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
+    numbers: dict[str, object] = {"kind": generator, **GENERATORS[generator]}
+    if generator == "hifigan":
+        numbers["upsample_factors"] = UPSAMPLE[rate_hz]
+    drawn = new_generator(dim=DIM, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
     # Larger than drawn and without their biases, so that a wave comes out which is worth comparing.
-    state = {f"generator.{name}": 2.0 * value * ("bias" not in name) for name, value in generator.items()}
-    if vocos:  # drawn so small that what lies a few frames away would hardly be heard
+    state = {f"generator.{name}": 2.0 * value * ("bias" not in name) for name, value in drawn.items()}
+    if generator != "hifigan":  # drawn so small that what lies a few frames away would hardly be heard
         state |= {name: 10 * value for name, value in state.items() if value.ndim > 1 and "last" not in name}
+    if generator == "harmonic_vocos":  # as loud as speech, and a pitch that varies, in turns voiced and not
+        state["generator.pitch_last.weight"] *= 10
+        state["generator.pitch_last.bias"][-1] = 0.5
+        state["generator.last.bias"].view(2, 3, -1)[:, :2] = -3.0  # gains, logarithms
     model = shared | {"sample_rate_hz": rate_hz, "generator": numbers, "adapter_hidden_dim": None}
     publish(root / "vocoder", model, state | statistics(0.1))
 

@@ -40,6 +40,10 @@ def run(options: argparse.Namespace) -> int:
 
     adapter, vocoder = (options.adapter or ROOT / ADAPTER).absolute(), (options.vocoder or ROOT / VOCODER).absolute()
     weights = load_published(adapter, vocoder, ROOT)
+    if options.onnx:  # before anything is written
+        from miipher2.restoring.onnx_graphs import check_graphs
+
+        check_graphs(weights)
     name = weights.settings["hubert_model_name"]
     found = str(ROOT / name) if (ROOT / name).is_dir() else name
     save_bundle(

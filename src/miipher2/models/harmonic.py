@@ -142,9 +142,10 @@ class HarmonicVocos(Generator):
             scores = self._pitch_scores(features)
             likely, at = scores[..., :-1].max(-1, keepdim=True)
             places = torch.arange(PITCH_BINS, device=features.device)
-            near = torch.where((places - at).abs() <= 4, (scores[..., :-1] - likely).exp(), 0)
-            octaves = (near * self.pitches_hz.log2()).sum(-1) / near.sum(-1)
-            return Pitch(2**octaves, scores[..., -1] > 0)
+            # In float64: an octave's rounding in float32 is a phase's of a thousandth of a cycle after some seconds.
+            near = torch.where((places - at).abs() <= 4, (scores[..., :-1] - likely).double().exp(), 0)
+            octaves = (near * self.pitches_hz.double().log2()).sum(-1) / near.sum(-1)
+            return Pitch((2**octaves).float(), scores[..., -1] > 0)
 
     def pitch_loss(self, features: Float[Tensor, "batch frame dim"], pitch: Pitch) -> Float[Tensor, ""]:
         """Return the cross-entropy of the features' pitch and voicing against the true ones."""

@@ -121,14 +121,23 @@ class MultipliedVocos(nn.Module):
         return self.generator.join(spectrum @ self.matrix)
 
 
-def export_graphs(weights: Weights, folder: Path) -> None:
-    """Write both graphs.
+def check_graphs(weights: Weights) -> None:
+    """Check that the networks can be written as graphs.
 
     Raises:
         ValueError: the vocoder must know where a chunk lies in its recording, which a graph of features alone cannot.
     """
     if isinstance(weights.vocoder.generator, HarmonicVocos):
         raise ValueError("--onnx: a harmonic_vocos goes on from chunk to chunk; should be a hifigan or vocos")
+
+
+def export_graphs(weights: Weights, folder: Path) -> None:
+    """Write both graphs.
+
+    Raises:
+        ValueError: as `check_graphs`.
+    """
+    check_graphs(weights)
     encoder = AdaptedEncoder(weights.encoder).eval()
     vocoder: nn.Module = weights.vocoder
     if isinstance(weights.vocoder.generator, Vocos):

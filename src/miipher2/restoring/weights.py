@@ -36,7 +36,7 @@ class Vocoder(nn.Module):
 
     def follow(self, features: Float[Tensor, "frame dim"], cycles: float) -> float:
         """Return `Place.cycles` at the last of some frames from that at the first."""
-        return self.generator.follow(self.normaliser(features), cycles)
+        return self.generator.follow(self.normaliser(features[None])[0], cycles)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,161 @@
+"""The harmonic generator: exact length, its pulses and noise, what teaches its pitch, exported weights."""
+
+import math
+import re
+
+import pytest
+import torch
+from tiny_harmonic import DIM, RATES, new_harmonic, numbers
+
+from miipher2.models.generator import Place
+from miipher2.models.generators import exported_generator, new_generator
+from miipher2.models.harmonic import HIGHEST_GAIN, HIGHEST_HARMONIC, NOISE_FRAMES, HarmonicVocos, Pitch
+from miipher2.models.pitch import HIGHEST_HZ, LOWEST_HZ, pitch_of
+
+
+@pytest.mark.parametrize("rate_hz", RATES)
+def test_wave_is_exactly_as_long_as_its_frames(rate_hz: int) -> None:
+    generator = new_harmonic(rate_hz)
+    for frames in (1, 2, 7):
+        wave = generator(torch.randn(2, frames, DIM))
+        assert wave.shape == (2, frames * rate_hz // 50)
+        assert wave.isfinite().all()
+
+
+@pytest.mark.parametrize("rate_hz", RATES)
+@pytest.mark.parametrize("hz", [60, 175, 500])
+def test_pulses_hold_equal_harmonics_of_the_pitch_and_nothing_else(rate_hz: int, hz: int) -> None:
+    generator = new_harmonic(rate_hz)
+    pitch = Pitch(torch.full((1, 50), float(hz)), torch.ones(1, 50, dtype=torch.bool))
+    pulses = generator._pulses(pitch, torch.zeros(1))[0].double()
+    assert abs(float(pulses.square().mean()) - 1) < 1e-3
+    spectrum = torch.fft.rfft(pulses).abs() * 2 / len(pulses)  # of one second: bins of 1 Hz
+    count = int(HIGHEST_HARMONIC * rate_hz / 2 / hz)
+    harmonics = torch.arange(1, count + 1) * hz
+    torch.testing.assert_close(
+        spectrum[harmonics], torch.full_like(spectrum[harmonics], math.sqrt(2 / count)), rtol=1e-3, atol=0
+    )
+    spectrum[harmonics] = 0
+    assert spectrum.max() < 1e-4 * math.sqrt(2 / count)
+
+
+def test_pulses_follow_a_pitch_that_moves() -> None:
+    generator, frequency = new_harmonic(24_000), torch.logspace(2, 2.5, 100)[None]
+    pulses = generator._pulses(Pitch(frequency, torch.ones(1, 100, dtype=torch.bool)), torch.zeros(1))
+    heard, is_voiced = pitch_of(pulses, 24_000)
+    assert is_voiced[:, 5:-5].all()
+    assert ((heard / frequency).log2().abs() * 1200)[:, 5:-5].max() < 10
+
+
+def test_noise_goes_on_and_comes_round() -> None:
+    generator = new_harmonic(16_000)
+    noise = generator._noise(torch.tensor([0]), NOISE_FRAMES + 2)
+    for first in (5, NOISE_FRAMES - 1, NOISE_FRAMES + 1):
+        expected = noise[:, first % NOISE_FRAMES * 320 :][:, : 3 * 320]
+        assert torch.equal(generator._noise(torch.tensor([first]), 3)[:, : expected.shape[1]], expected)
+    assert abs(float(noise.std()) - 1) < 0.01
+    assert torch.equal(HarmonicVocos(**numbers(16_000)).noise, generator.noise)  # not drawn by the global chance
+
+
+def test_the_pitch_is_learnt_to_near_the_least_loss() -> None:
+    """That is the entropy of the target, a bell one bin wide, where voicing is certain."""
+    generator, features = new_harmonic(16_000), torch.randn(1, 12, DIM)
+    pitch = Pitch(torch.logspace(math.log10(80), math.log10(400), 12)[None], torch.arange(12)[None] % 3 > 0)
+    optimizer = torch.optim.Adam(generator.parameters(), 0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = generator.pitch_loss(features, pitch)
+        loss.backward()
+        optimizer.step()
+    least = 0.5 * math.log(2 * math.pi * math.e)
+    assert least - 0.01 < float(loss.detach()) < least + 0.1
+    trained = {name for name, parameter in generator.named_parameters() if parameter.grad is not None}
+    assert trained == {f"pitch_{part}.{kind}" for part in ("hidden", "last") for kind in ("weight", "bias")}
+    found = generator.pitch(features)
+    assert torch.equal(found.is_voiced, pitch.is_voiced)
+    assert ((found.frequency_hz / pitch.frequency_hz).log2().abs() * 1200)[pitch.is_voiced].max() < 10
+
+
+def test_the_wave_trains_all_but_the_pitch() -> None:
+    generator = new_harmonic(16_000)
+    generator(torch.randn(1, 5, DIM)).square().mean().backward()
+    for name, parameter in generator.named_parameters():
+        assert (parameter.grad is None) == name.startswith("pitch_"), name
+
+
+def test_pitch_stays_within_what_is_taught() -> None:
+    generator = new_harmonic(16_000)
+    pitch = generator.pitch(100 * torch.randn(1, 500, DIM))
+    assert LOWEST_HZ * 0.999 <= pitch.frequency_hz.min() <= pitch.frequency_hz.max() <= HIGHEST_HZ * 1.001
+
+
+def test_what_is_taught_is_made_at_the_true_pitch() -> None:
+    generator, features, first = new_harmonic(16_000), torch.randn(2, 25, DIM), torch.tensor([3, 77])
+    time = torch.arange(25 * 320) / 16_000
+    wave = sum(torch.sin(2 * math.pi * torch.tensor([[150.0], [210.0]]) * k * time) for k in range(1, 8)) / 20
+    made, loss = generator.taught(features, wave, first)
+    pitch, place = Pitch(*pitch_of(wave, 16_000)), Place(first, torch.zeros(2))
+    assert torch.equal(made, generator(features, place, pitch))
+    assert torch.equal(loss, generator.pitch_loss(features, pitch))
+    assert not torch.equal(made, generator.at(features, place))
+    torch.nn.init.zeros_(generator.pitch_last.weight)
+    assert torch.equal(generator.taught(features, wave, first)[0], made)
+    assert not torch.equal(generator.taught(features, wave, first + 1)[0], made)
+
+
+def test_gains_are_bounded_and_gradients_stay_finite() -> None:
+    generator = new_harmonic(16_000)
+    for bias in (-500.0, 500.0):
+        torch.nn.init.constant_(generator.last.bias, bias)
+        generator.zero_grad()
+        wave = generator(torch.randn(1, 4, DIM))
+        # Peaks of pulses and noise each pass a filter whose every bin is at its bound.
+        assert wave.abs().max() < 50 * math.exp(HIGHEST_GAIN)
+        wave.square().mean().backward()
+        assert all(part.grad.isfinite().all() for part in generator.parameters() if part.grad is not None)
+
+
+def test_pitch_and_phase_are_taken_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, features = new_harmonic(24_000), torch.randn(1, 20, DIM)
+    pulses, seen = generator._pulses, []
+    monkeypatch.setattr(generator, "_pulses", lambda pitch, cycles: seen.append(pitch) or pulses(pitch, cycles))
+    with torch.no_grad():
+        expected = generator(features)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = generator(features)
+    assert found.dtype == torch.float32
+    assert torch.equal(seen[0].frequency_hz, seen[1].frequency_hz)
+    assert torch.equal(seen[0].is_voiced, seen[1].is_voiced)
+    assert 0 < (found - expected).norm() < 0.1 * expected.norm()
+
+
+def test_exported_weights_give_the_same_wave_and_go_on_training() -> None:
+    source, features = new_harmonic(16_000), torch.randn(1, 5, DIM)
+    exported = source.exported_state_dict()
+    assert set(exported) == {name for name, _ in source.named_parameters()}  # neither window nor noise
+    again = exported_generator(exported, kind="harmonic_vocos", **numbers(16_000))
+    assert torch.equal(again(features), source(features))
+    trained = HarmonicVocos(**numbers(16_000))
+    trained.load_exported(exported)
+    made, loss = trained.taught(features, torch.randn(1, 5 * 320), torch.tensor([0]))
+    (made.square().mean() + loss).backward()
+    assert all(parameter.grad is not None for parameter in trained.parameters())
+
+
+def test_its_size_can_be_known_without_its_memory() -> None:
+    with torch.device("meta"):
+        generator = new_generator(kind="harmonic_vocos", **numbers(24_000, channels=256, hidden_channels=768, blocks=6))
+    assert generator.last.weight.is_meta
+    assert generator.halo_frames == 3 * 7 + 2
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "text"),
+    [
+        (22_050, "sample_rate_hz=22050; should be a multiple of 100, for two filters a frame"),
+        (16_010, "sample_rate_hz=16010; should be a multiple of 50"),
+    ],
+)
+def test_a_rate_that_does_not_fit_is_named(rate_hz: int, text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        new_generator(kind="harmonic_vocos", **numbers(rate_hz))
