@@ -99,6 +99,7 @@ def test_the_path_is_the_cheapest_of_all() -> None:
     assert any(not torch.equal(found[row], cost[row].argmin(-1)) for row in range(3))  # the jumps were heard
 
 
+@pytest.mark.slow
 def test_speech_is_heard_as_another_algorithm_hears_it() -> None:
     """Harvest (Morise 2017) looks at zero crossings of bands. Over half of all files: 6 cents, 1.7 % gross, 82 %."""
     errors, agreed = [], []
