@@ -164,7 +164,8 @@ def test_what_the_command_cannot_do_is_said_in_one_line(
     find = importlib.util.find_spec
     for words, said in [
         (["--port", "0"], "--port 0: should be from 1 to 65535"),
-        (["--adapter", str(tmp_path)], "config.yaml: missing"),
+        (["--adapter", str(tmp_path)], "--vocoder is missing"),
+        (["--adapter", str(tmp_path), "--vocoder", str(tmp_path)], "config.yaml: missing"),
     ]:
         assert main(["demo", *words]) == 2
         assert said in capsys.readouterr().err
