@@ -104,8 +104,12 @@ class Clone:
         return plain(printed.read_text())
 
     def scripts(self, process: psutil.Process) -> list[psutil.Process]:
-        """Return the stage scripts that run below a process."""
-        return [each for each in process.children(recursive=True) if any("stages/" in word for word in each.cmdline())]
+        """Return the stage scripts that run below a process, without the shells that wait for them.
+
+        `dash`, which DVC takes where SHELL is not set, stays as the parent and hands no signal on.
+        """
+        below = process.children(recursive=True)
+        return [each for each in below if any(word.startswith("stages/") for word in each.cmdline())]
 
     def orphans(self) -> list[psutil.Process]:
         """Return stage scripts that run in this clone, whoever started them."""

@@ -158,18 +158,27 @@ def test_a_batch_that_does_not_divide_is_an_error_before_anything_is_touched(tog
 
 @pytest.mark.slow
 def test_two_ranks_have_the_gradients_of_one_for_both_players(together: Together, stages: Any) -> None:
-    """Seen in AdamW's first moments: its step hangs on their signs alone, also where they are rounding."""
-    stage, moments = "pre_train_vocoder", []
-    for count in (1, 2):
-        name = f"vocoder_first_of_{count}"
-        given = (*CASES[stage], *COMMON, "steps=1", "loss.adversarial_from_step=0", f"name={name}")
-        together.run(count, stage, *given)
-        moments.append(load(stages.root / "exp" / name / "checkpoint_1.pt")[0]["optimizers"])
-    for player, parameters in moments[0].items():
-        for name, one in parameters.items():
-            ours, theirs = one["exp_avg"], moments[1][player][name]["exp_avg"]
-            # Convolutions of smaller batches add in another order, and the logarithm of quiet bands magnifies that.
-            assert (ours - theirs).norm() <= 1e-4 * ours.norm(), f"{player} {name}"
+    """Seen in AdamW's first moments: its step hangs on their signs alone, also where they are rounding.
+
+    Smaller batches add in another order, which was 1e-6 of the discriminators' and, since the logarithm of quiet bands
+    magnifies it, 5e-4 of the generator's; the examples of one rank alone are 2e-4 and 9e-2 off and more.
+    """
+    stage, moments = "pre_train_vocoder", {}
+    for name, count, size in (("one", 1, 2), ("two", 2, 2), ("half", 1, 1)):
+        given = (*CASES[stage], *COMMON, "steps=1", "loss.adversarial_from_step=0", f"batch_size={size}")
+        together.run(count, stage, *given, f"name=vocoder_first_of_{name}")
+        path = stages.root / "exp" / f"vocoder_first_of_{name}" / "checkpoint_1.pt"
+        moments[name] = load(path)[0]["optimizers"]
+    for player, bound in (("discriminators", 1e-5), ("generator", 5e-3)):
+        off = {
+            other: {
+                name: float((one["exp_avg"] - moments[other][player][name]["exp_avg"]).norm() / one["exp_avg"].norm())
+                for name, one in moments["one"][player].items()
+            }
+            for other in ("two", "half")
+        }
+        assert max(off["two"].values()) <= bound, player
+        assert min(off["half"].values()) > bound, player
 
 
 @pytest.mark.slow
