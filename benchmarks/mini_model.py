@@ -157,7 +157,7 @@ def _rms(wave: Wave) -> float:
 
 def features_told(out: Path, bundle: Path) -> str:
     """Return how much of the degraded features' error the adapters leave, over all frames."""
-    restorer = Restorer.from_bundle(bundle)
+    restorer = Restorer.from_bundle(bundle, root=ROOT)
     errors: dict[str, float] = defaultdict(float)
     for path in sorted((out / "clean").iterdir()):
         clean, degraded = (sf.read(each, dtype="float32")[0] for each in (path, out / "degraded" / path.name))

@@ -9,6 +9,7 @@ from hydra.conf import HydraConf, RunDir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from miipher2.feature_layers import as_layers
 from miipher2.schema import SCHEMAS, TRAINING_STAGES
 from miipher2.schema_generator import GENERATORS
 
@@ -78,7 +79,7 @@ def check_values(config: DictConfig) -> None:
     positive = (
         "steps batch_size validation_batches log_interval validation_interval data.crop_seconds data.segment_frames "
         "checkpoint.save_interval checkpoint.keep_last_n checkpoint.publish_last_n optim.lr optim_discriminator.lr "
-        "model.hubert_layer model.adapter_hidden_dim model.sample_rate_hz loader.prefetch runtime.threads utterances "
+        "model.adapter_hidden_dim model.sample_rate_hz loader.prefetch runtime.threads utterances "
         "wandb.examples.seconds wandb.examples.times"
     )
     for key in positive.split():
@@ -87,6 +88,11 @@ def check_values(config: DictConfig) -> None:
             raise ValueError(f"{key}={value}: should be greater than 0")
     if (count := OmegaConf.select(config, "wandb.examples.count")) is not None and count < 0:
         raise ValueError(f"wandb.examples.count={count}: should be at least 0")
+    if (layer := OmegaConf.select(config, "model.hubert_layer")) is not None:
+        try:
+            as_layers(layer)
+        except ValueError as error:
+            raise ValueError(f"model.hubert_layer={layer}: {error}") from error
     rate_hz = OmegaConf.select(config, "model.sample_rate_hz")
     if rate_hz is not None and rate_hz % 50:
         raise ValueError(

@@ -1,6 +1,7 @@
 """The schema of the configuration: what keys there are, and of which type. A key that is not here stops a run."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -30,7 +31,7 @@ class OptimConfig:
 class EncoderConfig:
     hubert_model_name: str = MISSING  # a hub name, or a local folder as transformers writes it
     hubert_revision: str | None = None  # commit of the hub repository
-    hubert_layer: int = MISSING
+    hubert_layer: Any = MISSING  # a number, or several, ascending: their features side by side
     adapter_hidden_dim: int | None = None  # None: the frozen encoder alone
 
 

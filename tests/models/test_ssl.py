@@ -76,9 +76,30 @@ def test_cut_encoder_gives_the_hidden_states_of_the_full_model(family: str, fold
         hidden_states = full(heard, output_hidden_states=True).hidden_states
     for layer in range(1, LAYERS + 1):
         encoder = load_encoder(folders[family], layer)
-        assert (encoder.layer, encoder.dim, len(encoder.encoder.layers)) == (layer, DIM, layer)
+        assert (encoder.layers, encoder.dim, len(encoder.encoder.layers)) == ((layer,), DIM, layer)
         torch.testing.assert_close(encoder(waves), hidden_states[layer], atol=1e-5, rtol=0)
         assert not torch.allclose(encoder(waves), hidden_states[layer - 1], atol=1e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_layers_give_their_features_side_by_side(family: str, folders: dict[str, Path]) -> None:
+    encoder = load_encoder(folders[family], [1, LAYERS])
+    waves, counts = new_waves(), torch.tensor([50, 31])
+    assert (encoder.layers, encoder.dim, len(encoder.encoder.layers)) == ((1, LAYERS), 2 * DIM, LAYERS)
+    alone = [load_encoder(folders[family], layer)(waves, counts) for layer in (1, LAYERS)]
+    torch.testing.assert_close(encoder(waves, counts), torch.cat(alone, -1), atol=1e-5, rtol=0)
+    encoder.add_adapters(8)
+    torch.testing.assert_close(encoder(waves, counts, adapted=True), torch.cat(alone, -1), atol=1e-5, rtol=0)
+    for parameter in encoder.adapters.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
+    moved = encoder(waves, counts, adapted=True) - encoder(waves, counts)
+    assert all(part.norm() > 0.1 for part in moved[0].split(DIM, -1))  # both hear the adapters
+
+
+@pytest.mark.parametrize("layer", [[], [0, 1], [2, 1], [1, 1], [1, True]])
+def test_what_names_no_layers_is_refused(layer: Any, folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"should be a number from 1, or several, ascending"):
+        load_encoder(folders["mini"], layer)
 
 
 def test_w2v_bert_2_hears_what_its_own_extractor_makes(folders: dict[str, Path]) -> None:
@@ -209,9 +230,9 @@ def test_frozen_statistics_are_part_of_the_digest(tmp_path: Path, folders: dict[
     assert load_encoder(tmp_path, 1).digest != load_encoder(folders["mini"], 1).digest
 
 
-@pytest.mark.parametrize("layer", [0, LAYERS + 1])
-def test_layer_the_model_does_not_have_is_named(layer: int, folders: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match=rf"{folders['hubert_base']} has 3 layers; layer {layer} should be"):
+@pytest.mark.parametrize("layer", [LAYERS + 1, [1, LAYERS + 1]])
+def test_layer_the_model_does_not_have_is_named(layer: Any, folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=rf"{folders['hubert_base']} has 3 layers; layer 4 should be"):
         load_encoder(folders["hubert_base"], layer)
 
 

@@ -46,6 +46,18 @@ def test_bfloat16_halves_the_file_and_restores_nearly_the_same(tmp_path: Path) -
     assert not np.array_equal(exact, rounded)
 
 
+@pytest.mark.parametrize("encoder_from", ["models/mini", None])
+def test_features_of_several_layers_and_an_encoder_under_the_root(tmp_path: Path, encoder_from: str | None) -> None:
+    publish_all(tmp_path, "mini", layer=[1, 2])
+    restorer = load(tmp_path)
+    found = encoder_from and str(tmp_path / encoder_from)
+    save_bundle(restorer.weights, tmp_path / "bundle", precision="fp32", encoder_from=found)
+    bundled = Restorer.from_bundle(tmp_path / "bundle", root=tmp_path, chunk_seconds=0.2)
+    features = bundled.normalised_features(wave(9_000), adapted=True)
+    assert features.shape[1] == 2 * bundled.encoder.encoder.config.hidden_size
+    np.testing.assert_allclose(bundled(wave(9_000), 16_000), restorer(wave(9_000), 16_000), atol=1e-4)
+
+
 def test_a_reference_to_an_encoder_that_has_changed_is_refused(tmp_path: Path) -> None:
     publish_all(tmp_path, "hubert", absolute=True)
     save_bundle(load(tmp_path).weights, tmp_path / "bundle", precision="fp32", encoder_from=None)

@@ -25,7 +25,8 @@ pytestmark = [
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, kind: str) -> None:
-    publish_all(tmp_path, kind, 24_000, generator="vocos" if kind == "mini" else "hifigan")
+    layers: int | list[int] = [1, 2] if kind == "mini" else 2
+    publish_all(tmp_path, kind, 24_000, generator="vocos" if kind == "mini" else "hifigan", layer=layers)
     restorer = load(tmp_path)
     export_graphs(restorer.weights, tmp_path)
     encode = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")

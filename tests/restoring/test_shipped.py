@@ -26,7 +26,7 @@ def noisy(path: Path) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def restorer() -> Restorer:
     """The shipped model."""
-    return Restorer.from_bundle(ROOT / SHIPPED)
+    return Restorer.from_bundle(ROOT / SHIPPED, root=ROOT)
 
 
 def test_everything_that_ships_is_at_most_20_mb() -> None:

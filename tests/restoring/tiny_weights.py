@@ -97,26 +97,32 @@ def publish(folder: Path, model: dict, tensors: dict[str, torch.Tensor]) -> None
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "final.safetensors")
 
 
-def statistics(shift: float) -> dict[str, torch.Tensor]:
-    return {"normaliser.mean": torch.full((DIM,), shift), "normaliser.std": torch.full((DIM,), 2.0)}
+def statistics(shift: float, dim: int) -> dict[str, torch.Tensor]:
+    return {"normaliser.mean": torch.full((dim,), shift), "normaliser.std": torch.full((dim,), 2.0)}
 
 
 def publish_all(
-    root: Path, kind: str, rate_hz: int = 16_000, absolute: bool = False, seed: int = 0, generator: str = "hifigan"
+    root: Path,
+    kind: str,
+    rate_hz: int = 16_000,
+    absolute: bool = False,
+    seed: int = 0,
+    generator: str = "hifigan",
+    layer: int | list[int] = LAYER,
 ) -> None:
     """Fill a repository with an encoder, and with what the adapter and the vocoder stages publish."""
     torch.manual_seed(seed)
     ENCODERS[kind](root / "models" / kind)
     name = str(root / "models" / kind) if absolute else f"models/{kind}"
-    shared = {"hubert_model_name": name, "hubert_revision": None, "hubert_layer": LAYER}
-    encoder = load_encoder(root / "models" / kind, LAYER)
+    shared = {"hubert_model_name": name, "hubert_revision": None, "hubert_layer": layer}
+    encoder = load_encoder(root / "models" / kind, layer)
     encoder.add_adapters(ADAPTER_DIM)
     state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
-    publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5))
+    publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5, encoder.dim))
     numbers: dict[str, object] = {"kind": generator, **GENERATORS[generator]}
     if generator == "hifigan":
         numbers["upsample_factors"] = UPSAMPLE[rate_hz]
-    drawn = new_generator(dim=DIM, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
+    drawn = new_generator(dim=encoder.dim, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
     # Larger than drawn and without their biases, so that a wave comes out which is worth comparing.
     state = {f"generator.{name}": 2.0 * value * ("bias" not in name) for name, value in drawn.items()}
     if generator != "hifigan":  # drawn so small that what lies a few frames away would hardly be heard
@@ -126,7 +132,7 @@ def publish_all(
         state["generator.pitch_last.bias"][-1] = 0.5
         state["generator.last.bias"].view(2, 3, -1)[:, :2] = -3.0  # gains, logarithms
     model = shared | {"sample_rate_hz": rate_hz, "generator": numbers, "adapter_hidden_dim": None}
-    publish(root / "vocoder", model, state | statistics(0.1))
+    publish(root / "vocoder", model, state | statistics(0.1, encoder.dim))
 
 
 def load(root: Path, **arguments: object) -> Restorer:

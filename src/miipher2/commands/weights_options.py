@@ -77,4 +77,4 @@ def restorer_from(
     }
     if adapter is not None and vocoder is not None:
         return Restorer.from_published(adapter, vocoder, root=ROOT, **settings)
-    return Restorer.from_bundle(bundle or ROOT / SHIPPED, **settings)
+    return Restorer.from_bundle(bundle or ROOT / SHIPPED, root=ROOT, **settings)

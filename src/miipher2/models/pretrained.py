@@ -4,7 +4,7 @@ Knows transformers' HuBERT, WavLM, wav2vec 2.0 and w2v-BERT 2.0.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from miipher2.feature_layers import as_layers
 from miipher2.models.attention import use_unasked_masks
 from miipher2.models.front_end import LogMelFrontEnd, log_mel_front_end
 from miipher2.models.ssl import SpeechEncoder
@@ -33,19 +34,22 @@ class EncoderUnavailableError(OSError):
     """The encoder's files are neither in a local folder nor to be had from the hub."""
 
 
-def load_encoder(name_or_folder: str | Path, layer: int, *, revision: str | None = None) -> SpeechEncoder:
-    """Load an encoder and keep its first `layer` layers.
+def load_encoder(
+    name_or_folder: str | Path, layer: int | Sequence[int], *, revision: str | None = None
+) -> SpeechEncoder:
+    """Load an encoder and keep its first layers, up to `layer`.
 
     Args:
         name_or_folder: a local folder as transformers writes it, or a name on the Hugging Face hub.
-        layer: 1 to the number of layers; the output is `hidden_states[layer]` of the full model.
+        layer: 1 to the number of layers; the output is `hidden_states[layer]` of the full model. Several, ascending,
+            give theirs side by side.
         revision: commit, tag or branch of the hub repository.
 
     Raises:
         EncoderUnavailableError: there is no such folder, and the hub has no such model or cannot be reached.
         ValueError: it is another kind of model, has fewer layers, or its file lacks a weight.
     """
-    name = str(name_or_folder)
+    name, layers = str(name_or_folder), as_layers(layer)
     try:
         found, _ = transformers.PreTrainedConfig.get_config_dict(name, revision=revision)
         if not found:
@@ -54,7 +58,7 @@ def load_encoder(name_or_folder: str | Path, layer: int, *, revision: str | None
         if model_type not in MODELS:
             raise ValueError(f"{name}: model_type {model_type!r}; should be one of {', '.join(MODELS)}")
         config = MODELS[model_type].config_class.from_pretrained(name, revision=revision)
-        model = _load_cut(name, config, layer, revision)
+        model = _load_cut(name, config, layers[-1], revision)
         extractor = cached_file(
             name, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
         )
@@ -72,7 +76,7 @@ def load_encoder(name_or_folder: str | Path, layer: int, *, revision: str | None
         if config.do_stable_layer_norm:
             # It follows the last layer of the full model and is no part of hidden_states.
             model.encoder.layer_norm = nn.Identity()
-    return SpeechEncoder(front_end, model.feature_projection, model.encoder)
+    return SpeechEncoder(front_end, model.feature_projection, model.encoder, layers)
 
 
 def _load_cut(name: str, config: Any, layer: int, revision: str | None) -> Any:

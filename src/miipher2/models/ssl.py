@@ -4,7 +4,7 @@ Knows the layers of transformers' HuBERT, WavLM, wav2vec 2.0 and w2v-BERT 2.0; k
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,15 +35,21 @@ class SpeechEncoder(nn.Module):
     """A frozen encoder that gives `hidden_states[layer]` of the full model, 50 frames a second.
 
     It stays in eval whatever `train()` says, and draws nothing from the global generators when it runs.
+
+    Args:
+        layers: the layers that features are made of, side by side where they are several, so that `dim` is that many
+            times the model's own; ascending, and the last is the last that `encoder` has.
     """
 
-    def __init__(self, front_end: WaveFrontEnd | LogMelFrontEnd, projection: nn.Module, encoder: Any) -> None:
+    def __init__(
+        self, front_end: WaveFrontEnd | LogMelFrontEnd, projection: nn.Module, encoder: Any, layers: Sequence[int]
+    ) -> None:
         super().__init__()
         self.front_end = front_end
         self.projection = projection
         self.encoder: Any = encoder
-        self.layer = len(encoder.layers)
-        self.dim = int(encoder.config.hidden_size)
+        self.layers = tuple(layers)
+        self.dim = int(encoder.config.hidden_size) * len(self.layers)
         self.requires_grad_(False)
         self.train()
         self.digest = _digest(self.state_dict())
@@ -72,7 +78,7 @@ class SpeechEncoder(nn.Module):
         for layer in self.encoder.layers:
             for name in FEED_FORWARD:
                 if hasattr(layer, name):
-                    adapter = Adapter(self.dim, hidden_dim).to(device)
+                    adapter = Adapter(self.encoder.config.hidden_size, hidden_dim).to(device)
                     setattr(layer, name, WithAdapter(getattr(layer, name), adapter))
         self.train()
 
@@ -132,7 +138,24 @@ class SpeechEncoder(nn.Module):
             raise ValueError("the encoder has no adapters; call add_adapters first")
         # transformers draws a number for layerdrop from the global generator in eval too; the run's chance is not its.
         with self._listening(adapted), torch.random.fork_rng(devices=[]):
-            return self.encoder(embedded.hidden, attention_mask=embedded.valid).last_hidden_state
+            return self.run_layers(embedded.hidden, embedded.valid)
+
+    def run_layers(
+        self, hidden: Float[Tensor, "batch frame hidden_dim"], valid: Bool[Tensor, "batch frame"] | None = None
+    ) -> Float[Tensor, "batch frame dim"]:
+        """Return what the layers that are asked for make of the front end's frames, side by side."""
+        outputs: list[Tensor] = []
+
+        def keep(layer: nn.Module, given: Any, output: Any) -> None:
+            outputs.append(output[0] if isinstance(output, tuple) else output)  # WavLM's hand on their position bias
+
+        hooks = [self.encoder.layers[number - 1].register_forward_hook(keep) for number in self.layers[:-1]]
+        try:
+            last = self.encoder(hidden, attention_mask=valid).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([*outputs, last], -1) if outputs else last
 
     def forward(
         self,

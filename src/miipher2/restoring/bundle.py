@@ -55,8 +55,11 @@ def save_bundle(weights: Weights, folder: Path, *, precision: str, encoder_from:
         shutil.rmtree(making, ignore_errors=True)
 
 
-def load_bundle(folder: Path) -> Weights:
+def load_bundle(folder: Path, root: Path) -> Weights:
     """Return the weights of a bundle, in float32.
+
+    Args:
+        root: the repository, from which the folder of an encoder that the bundle refers to is taken.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -75,8 +78,9 @@ def load_bundle(folder: Path) -> Weights:
         raise ValueError(f"{folder / CONFIG}: has the format {found}; this version reads {FORMAT}")
     file = WeightsFile(folder / WEIGHTS, "export it again")
     is_included = said["encoder"] == "included"
-    name: str | Path = folder / ENCODER if is_included else settings["hubert_model_name"]
-    revision = None if is_included else settings["hubert_revision"]
+    named = settings["hubert_model_name"]
+    elsewhere: str | Path = root / named if (root / named).is_dir() else named
+    name, revision = (folder / ENCODER, None) if is_included else (elsewhere, settings["hubert_revision"])
     with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be overwritten
         encoder = file.encoder("adapters.", name, settings["hubert_layer"], settings["adapter_hidden_dim"], revision)
         numbers = {"dim": encoder.dim, "sample_rate_hz": settings["sample_rate_hz"], **settings["generator"]}
@@ -99,7 +103,7 @@ def _save_encoder(weights: Weights, name: str, folder: Path, dtype: torch.dtype)
     found, _ = transformers.PreTrainedConfig.get_config_dict(name, revision=revision)
     model_class = MODELS[found["model_type"]]
     config = model_class.config_class.from_pretrained(name, revision=revision)
-    config.num_hidden_layers = weights.settings["hubert_layer"]
+    config.num_hidden_layers = weights.encoder.layers[-1]
     model = model_class.from_pretrained(name, config=config, revision=revision, dtype=dtype)
     model.save_pretrained(folder)
     extractor = cached_file(

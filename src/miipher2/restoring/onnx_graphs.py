@@ -33,16 +33,15 @@ class AdaptedEncoder(nn.Module):
         front_end = encoder.front_end
         self.front_end = ConvolvedWave(front_end) if isinstance(front_end, WaveFrontEnd) else MultipliedMel(front_end)
         own = copy.deepcopy(encoder)  # whose adapters are heard for good
-        self.projection, self.layers = own.projection, own.encoder
+        self.encoder = own
         for block in own.modules():
             if isinstance(block, WithAdapter):
                 block.active = True
 
     def forward(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch frame dim"]:
         """Return cleaned features."""
-        projected = self.projection(self.front_end(waves))
-        hidden = projected[0] if isinstance(projected, tuple) else projected
-        return self.layers(hidden).last_hidden_state
+        projected = self.encoder.projection(self.front_end(waves))
+        return self.encoder.run_layers(projected[0] if isinstance(projected, tuple) else projected)
 
 
 class ConvolvedWave(nn.Module):

@@ -128,17 +128,18 @@ class Restorer:
         cls,
         folder: Path | str,
         *,
+        root: Path | str = ".",
         device: torch.device | str = "cpu",
         options: Options | None = None,
         batch_size: int = 1,
         chunk_seconds: float = 10.0,
     ) -> "Restorer":
-        """Return a restorer with what `miipher2 export` wrote.
+        """Return a restorer with what `miipher2 export` wrote; an encoder that it refers to is taken from `root`.
 
         Raises:
             FileNotFoundError, EncoderUnavailableError, ValueError: as `load_bundle`.
         """
-        weights = load_bundle(Path(folder))
+        weights = load_bundle(Path(folder), Path(root))
         return cls(weights, device=device, options=options, batch_size=batch_size, chunk_seconds=chunk_seconds)
 
     def __call__(

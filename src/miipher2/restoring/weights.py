@@ -115,7 +115,12 @@ class WeightsFile:
         return normaliser
 
     def encoder(
-        self, prefix: str, name_or_folder: str | Path, layer: int, adapter_hidden_dim: int, revision: str | None
+        self,
+        prefix: str,
+        name_or_folder: str | Path,
+        layer: int | list[int],
+        adapter_hidden_dim: int,
+        revision: str | None,
     ) -> SpeechEncoder:
         """Return the frozen encoder with the adapters of this file."""
         encoder = load_encoder(name_or_folder, layer, revision=revision)
