@@ -90,7 +90,7 @@ class Clone:
             with suppress(psutil.NoSuchProcess):
                 for script in running:
                     script.suspend()
-                if when():
+                if when() and (running or kill == "dvc"):
                     break
                 for script in running:
                     script.resume()
@@ -108,8 +108,13 @@ class Clone:
 
         `dash`, which DVC takes where SHELL is not set, stays as the parent and hands no signal on.
         """
-        below = process.children(recursive=True)
-        return [each for each in below if any(word.startswith("stages/") for word in each.cmdline())]
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            for each in process.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # git, asked for the code's version, is soon gone
+                    if any(word.startswith("stages/") for word in each.cmdline()):
+                        found.append(each)
+        return found
 
     def orphans(self) -> list[psutil.Process]:
         """Return stage scripts that run in this clone, whoever started them."""
