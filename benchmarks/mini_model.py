@@ -7,12 +7,14 @@ below, which shares nothing with the degradations of training, then restored and
 """
 
 import argparse
+import csv
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import soundfile as sf
@@ -23,12 +25,14 @@ from scipy.signal import butter, fftconvolve, sosfilt
 from miipher2.commands.weights_options import SHIPPED
 from miipher2.config import ROOT
 from miipher2.metrics.features import Features, feature_errors, ratios
+from miipher2.metrics.registry import VALUES
 from miipher2.restoring.restorer import Restorer
 
 RATE_HZ = 16_000
 Wave = Float64[np.ndarray, " time"]
 Chance = np.random.Generator
 ENGLISH = "kokoro"  # the voices whose words the recogniser knows
+OF_EACH_VOICE = ("dnsmos_ovrl", "distillmos", "estoi", "speaker_cosine", "log_spectral_distance", "pitch_error")
 BEGIN, END = "<!-- tables: benchmarks/mini_model.py -->", "<!-- end of tables -->"
 
 
@@ -56,7 +60,7 @@ def main() -> None:
     ):
         results = out / f"results_{folders[2]}"
         command("evaluate", *(out / folder for folder in folders), "--out", results)
-        parts.append(f"### {title}\n\n{tables(results)}")
+        parts.append(f"### {title}\n\n{tables(results)}\n{voices(results)}")
     if english := [path.name for path in sorted((out / "clean").iterdir()) if path.name.startswith(ENGLISH)]:
         folders = [out / "english" / name for name in ("clean", "degraded", "restored")]
         for folder in folders:
@@ -153,6 +157,26 @@ KINDS: dict[str, Callable[[Wave, Chance], Wave]] = {
 
 def _rms(wave: Wave) -> float:
     return float(np.sqrt(np.square(wave).mean()))
+
+
+def voices(results: Path) -> str:
+    """Return each voice's means, before and after, as Markdown; the voice stands in a recording's name."""
+    with (results / "evaluate.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = f"| voice | n | {' | '.join(VALUES[metric].label for metric in OF_EACH_VOICE)} |\n"
+    table += "|---" * (len(OF_EACH_VOICE) + 2) + "|\n"
+    for voice in sorted({row["name"].rsplit("_", 1)[0] for row in rows}):
+        own = [row for row in rows if row["name"].rsplit("_", 1)[0] == voice]
+        cells = (_before_and_after(own, metric) for metric in OF_EACH_VOICE)
+        table += f"| {voice} | {len(own)} | {' | '.join(cells)} |\n"
+    return table
+
+
+def _before_and_after(rows: list[dict[str, str]], metric: str) -> str:
+    means = [
+        fmean(float(row[name]) for row in rows if row[name]) for name in (f"{metric}/degraded", f"{metric}/restored")
+    ]
+    return " to ".join(f"{mean:.{VALUES[metric].decimals}f}" for mean in means)
 
 
 def features_told(out: Path, bundle: Path) -> str:
