@@ -14,7 +14,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import soundfile as sf
@@ -24,15 +23,19 @@ from scipy.signal import butter, fftconvolve, sosfilt
 
 from miipher2.commands.weights_options import SHIPPED
 from miipher2.config import ROOT
+from miipher2.evaluate import Evaluation, Row
 from miipher2.metrics.features import Features, feature_errors, ratios
+from miipher2.metrics.intervals import Bootstrap
 from miipher2.metrics.registry import VALUES
 from miipher2.restoring.restorer import Restorer
+from miipher2.table import table
 
 RATE_HZ = 16_000
 Wave = Float64[np.ndarray, " time"]
 Chance = np.random.Generator
 ENGLISH = "kokoro"  # the voices whose words the recogniser knows
 OF_EACH_VOICE = ("dnsmos_ovrl", "distillmos", "estoi", "speaker_cosine", "log_spectral_distance", "pitch_error")
+SYSTEMS = ("degraded", "restored")
 BEGIN, END = "<!-- tables: benchmarks/mini_model.py -->", "<!-- end of tables -->"
 
 
@@ -160,23 +163,30 @@ def _rms(wave: Wave) -> float:
 
 
 def voices(results: Path) -> str:
-    """Return each voice's means, before and after, as Markdown; the voice stands in a recording's name."""
+    """Return each voice's means, degraded and restored, as Markdown; the voice stands in a recording's name."""
     with (results / "evaluate.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    table = f"| voice | n | {' | '.join(VALUES[metric].label for metric in OF_EACH_VOICE)} |\n"
-    table += "|---" * (len(OF_EACH_VOICE) + 2) + "|\n"
-    for voice in sorted({row["name"].rsplit("_", 1)[0] for row in rows}):
-        own = [row for row in rows if row["name"].rsplit("_", 1)[0] == voice]
-        cells = (_before_and_after(own, metric) for metric in OF_EACH_VOICE)
-        table += f"| {voice} | {len(own)} | {' | '.join(cells)} |\n"
-    return table
+        rows = tuple(_row(line) for line in csv.DictReader(file))
+    lines = table(Evaluation(rows, ("restored",), RATE_HZ), Bootstrap(100, 0.95, 0))
+    means = {(line.label, line.metric, line.system): line.value.mean for line in lines if line.sort == "voice"}
+    made = f"| voice | {' | '.join(VALUES[metric].label for metric in OF_EACH_VOICE)} |\n"
+    made += "|---" * (len(OF_EACH_VOICE) + 1) + "|\n"
+    for voice in sorted({label for label, _, _ in means}):
+        cells = [
+            " to ".join(f"{means[voice, metric, system]:.{VALUES[metric].decimals}f}" for system in SYSTEMS)
+            if (voice, metric, "restored") in means
+            else "–"
+            for metric in OF_EACH_VOICE
+        ]
+        made += f"| {voice} | {' | '.join(cells)} |\n"
+    return made
 
 
-def _before_and_after(rows: list[dict[str, str]], metric: str) -> str:
-    means = [
-        fmean(float(row[name]) for row in rows if row[name]) for name in (f"{metric}/degraded", f"{metric}/restored")
-    ]
-    return " to ".join(f"{mean:.{VALUES[metric].decimals}f}" for mean in means)
+def _row(line: dict[str, str]) -> Row:
+    """Return an utterance again from its line of the CSV file, labelled with its voice."""
+    keys = [f"{metric}/{system}" for metric in OF_EACH_VOICE for system in SYSTEMS]
+    values = {key: float(line[key]) for key in keys if line.get(key)}
+    labels = {"voice": (line["name"].rpartition("_")[0],)}
+    return Row(line["name"], float(line["seconds"]), values, is_counted=line["counted"] == "yes", labels=labels)
 
 
 def features_told(out: Path, bundle: Path) -> str:

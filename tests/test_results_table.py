@@ -1,5 +1,6 @@
 """The tables of docs/results.md come from the evaluation's files by one command."""
 
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,23 @@ def test_only_what_stands_between_the_marks_is_replaced(script: Any) -> None:
     assert page.split(script.END)[1] == once.split(script.END)[1]
     with pytest.raises(ValueError, match="once each"):
         script.replaced("no marks", "")
+
+
+def test_each_voice_has_its_means_of_what_both_systems_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+    def row(name: str, degraded: float, restored: float, **more: float) -> Row:
+        return Row(name, 1.0, {"estoi/degraded": degraded, "estoi/restored": restored, **more})
+
+    rows = (
+        row("a_man_00", 0.75, 0.5),
+        row("a_man_01", 0.25, 0.25, **{"pitch_error/degraded": 9.0}),  # the other has none: not to be compared
+        row("a_woman_00", 0.5, 0.625, **{"pitch_error/degraded": 4.0, "pitch_error/restored": 2.0}),
+    )
+    evaluation = Evaluation(rows, ("restored",), 16_000)
+    write_results(tmp_path, Findings(evaluation, table(evaluation, Bootstrap(50, 0.95, 0)), []))
+    lines = import_module("mini_model").voices(tmp_path).splitlines()
+    assert lines[2:] == [
+        "| a_man | – | – | 0.500 to 0.375 | – | – | – |",
+        "| a_woman | – | – | 0.500 to 0.625 | – | – | 4.0 to 2.0 |",
+    ]
