@@ -162,7 +162,9 @@ def kill_and_resume(stages: Any, stage: str, whole: Path, index: int, kills: int
         assert {"clean", *PRESENTED[stage]} <= made, f"killed while {told}, went on from step {from_step}"
 
 
-@pytest.mark.parametrize("stage", CASES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=[] if stage == "train_adapter" else pytest.mark.slow) for stage in CASES]
+)
 def test_killed_and_resumed_stage_is_the_same_run(stages: Any, whole: Callable[[str], Path], stage: str) -> None:
     kill_and_resume(stages, stage, whole(stage), list(CASES).index(stage), 1)
 
