@@ -31,70 +31,30 @@ from miipher2.rng import stream
 RATE_HZ = 16_000
 Wave = Float32[np.ndarray, " time"]
 # Languages of the stamps, each about one amateur speaker; the larger ones that nobody learns from are for judging.
-STAMPS_VALID, STAMPS_TEST = ("ro",), ("bg", "el")
-STAMPS_TRAIN = ("fr", "ru", "ca", "es", "be", "GB", "da", "lt")
+STAMPS_VALID, STAMPS_TEST = ("ro", "ru"), ("bg", "el")  # a woman and a man; a man and a woman
+STAMPS_TRAIN = ("fr", "ca", "es", "be", "GB", "da", "lt")
 # A recording played faster or slower has another voice: pitch and formants move together.
 SPEEDS = ((4, 5), (7, 8), (14, 15), (15, 14), (8, 7), (5, 4))
 HIBARI_SENTENCES = 240
-BLENDED, UNSEEN_VOICE = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jm_kumo"), "jf_tebukuro"
+WOMEN, MAN, UNSEEN_VOICE = ("jf_alpha", "jf_gongitsune", "jf_nezumi"), "jm_kumo", "jf_tebukuro"
+# Almost all that is recorded here are women: men are blends in which the man's share is large, or more than all.
+MEN, MANS_SHARE, THROATS = 60, (0.65, 1.15), ((8, 9), (17, 18), (1, 1), (18, 17), (9, 8))
 QUIET_PAUSES_DB = 28.0  # below the speech: more than a quiet room has is nothing to aim at
-SENTENCES = (  # one of each makes a sentence: enough to hear every sound of English
-    (
-        "The old captain",
-        "My younger sister",
-        "Every good teacher",
-        "A quiet neighbour",
-        "The whole village",
-        "Our first guest",
-        "This engineer",
-        "Nobody here",
-        "The northern wind",
-        "Your yellow boat",
-        "An honest judge",
-        "The choir",
-    ),
-    (
-        "carried",
-        "watched",
-        "forgot",
-        "painted",
-        "questioned",
-        "could not find",
-        "measured",
-        "borrowed",
-        "never believed",
-        "opened",
-        "washed",
-        "described",
-    ),
-    (
-        "the broken window",
-        "seven large boxes",
-        "a story about the sea",
-        "fresh bread and cheese",
-        "the road through the hills",
-        "their strange machine",
-        "an enormous orange",
-        "the third chapter",
-        "a bowl of thick soup",
-        "what he had heard",
-        "the noise of the train",
-        "a pair of gloves",
-    ),
-    (
-        "before the rain began",
-        "in the cold morning",
-        "without saying why",
-        "while the bells were ringing",
-        "last Thursday",
-        "again and again",
-        "just for pleasure",
-        "at the edge of the forest",
-        "when we arrived",
-        "for the first time",
-        "under the bridge",
-        "as usual",
-    ),
+SENTENCES = tuple(  # one of each makes a sentence: enough to hear every sound of English
+    tuple(part.split(", "))
+    for part in (
+        "The old captain, My younger sister, Every good teacher, A quiet neighbour, The whole village, Our "
+        "first guest, This engineer, Nobody here, The northern wind, Your yellow boat, An honest judge, The "
+        "choir",
+        "carried, watched, forgot, painted, questioned, could not find, measured, borrowed, never believed, "
+        "opened, washed, described",
+        "the broken window, seven large boxes, a story about the sea, fresh bread and cheese, the road "
+        "through the hills, their strange machine, an enormous orange, the third chapter, a bowl of thick "
+        "soup, what he had heard, the noise of the train, a pair of gloves",
+        "before the rain began, in the cold morning, without saying why, while the bells were ringing, last "
+        "Thursday, again and again, just for pleasure, at the edge of the forest, when we arrived, for the "
+        "first time, under the bridge, as usual",
+    )
 )
 
 
@@ -160,18 +120,32 @@ def synthetic(out: Path) -> Iterator[tuple[str, Wave]]:
         wave = np.asarray(tts(_sentence(index), speed=0.9 + 0.3 * (index % 3) / 2, seed=0), np.float32)
         yield from _at_two_speeds("train", f"hibari_heart/{index:03d}", _from_24k(wave))
     session, vocabulary, voices = _kokoro()
-    for speaker in range(48):
-        rng = stream(0, "blend", speaker)
-        shares = rng.dirichlet(np.full(len(BLENDED), 0.5))
-        style = sum(share * voices[name] for share, name in zip(shares, BLENDED, strict=True))
-        for index in range(5):
-            name, pace = f"train/kokoro_blend_{speaker:02d}/{index}", float(rng.uniform(0.85, 1.2))
-            if not (out / f"{name}.flac").is_file():
-                phonemes = tts.phonemize(_sentence(1000 + 8 * speaker + index))[0]
-                yield name, _speak(session, vocabulary, style, phonemes, pace)
+    for name, style, number, pace, (up, down) in _blends(voices):
+        if not (out / f"{name}.flac").is_file():
+            wave = _speak(session, vocabulary, style, tts.phonemize(_sentence(number))[0], pace)
+            yield name, resample_poly(wave, up, down).astype(np.float32)
     for index in range(24):
         phonemes = tts.phonemize(_sentence(5000 + index))[0]
         yield f"test/kokoro_tebukuro/{index:02d}", _speak(session, vocabulary, voices[UNSEEN_VOICE], phonemes, 1.0)
+
+
+def _blends(voices: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray, int, float, tuple[int, int]]]:
+    """Yield of every sentence of every blend: name, style, number, pace, and the ratio by which it is slowed down."""
+    for speaker in range(48):
+        rng = stream(0, "blend", speaker)
+        shares = rng.dirichlet(np.full(4, 0.5))
+        style = sum(share * voices[name] for share, name in zip(shares, (*WOMEN, MAN), strict=True))
+        for index in range(5):
+            pace = float(rng.uniform(0.85, 1.2))
+            yield f"train/kokoro_blend_{speaker:02d}/{index}", style, 1000 + 8 * speaker + index, pace, (1, 1)
+    for speaker in range(MEN):
+        rng = stream(0, "man", speaker)
+        mans, shares = float(rng.uniform(*MANS_SHARE)), rng.dirichlet(np.full(3, 0.5))
+        woman = sum(share * voices[name] for share, name in zip(shares, WOMEN, strict=True))
+        throat = THROATS[int(rng.integers(len(THROATS)))]
+        for index in range(12):
+            name, pace = f"train/kokoro_man_{speaker:02d}/{index:02d}", float(rng.uniform(0.85, 1.2))
+            yield name, mans * voices[MAN] + (1 - mans) * woman, 6000 + 12 * speaker + index, pace, throat
 
 
 def _kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray]]:

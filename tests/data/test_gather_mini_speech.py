@@ -71,7 +71,24 @@ def test_sentences_depend_on_their_number_alone_and_hardly_repeat(script: Module
 def test_no_speaker_is_learnt_and_judged(script: ModuleType) -> None:
     sides = [set(script.STAMPS_TRAIN), set(script.STAMPS_VALID), set(script.STAMPS_TEST)]
     assert sum(map(len, sides)) == len(set.union(*sides))
-    assert script.UNSEEN_VOICE not in script.BLENDED
+    assert script.UNSEEN_VOICE not in (*script.WOMEN, script.MAN)
+
+
+def test_blends_are_as_many_speakers_of_whom_the_men_are_mostly_the_man(script: ModuleType) -> None:
+    voices = {name: np.eye(4)[index] for index, name in enumerate((*script.WOMEN, script.MAN))}
+    blends = list(script._blends(voices))
+    assert len({name for name, *_ in blends}) == len(blends) == 48 * 5 + script.MEN * 12
+    assert len({number for _, _, number, *_ in blends}) == len(blends)
+    for name, style, _, pace, (up, down) in blends:
+        assert style.sum() == pytest.approx(1)
+        assert 0.85 <= pace <= 1.2
+        if "man" in name:
+            assert script.MANS_SHARE[0] <= style[3] <= script.MANS_SHARE[1]
+            assert 0.85 < up / down < 1.15
+        else:
+            assert (up, down) == (1, 1)
+    men = {name.split("/")[1]: tuple(style) for name, style, *_ in blends if "man" in name}
+    assert len(set(men.values())) == script.MEN
 
 
 def test_what_is_there_is_kept_and_what_is_too_loud_does_not_clip(script: ModuleType, tmp_path: Path) -> None:
