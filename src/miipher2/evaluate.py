@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from miipher2.metrics.features import Features, feature_errors, ratios
-from miipher2.metrics.registry import METRICS, VALUES, check_names, measure, missing_library
+from miipher2.metrics.registry import METRICS, VALUES, begin, check_names, measure, missing_library
 from miipher2.metrics.sounds import Sounds, Voice
 
 DISTANCES = ("log_mel", "log_spectral_distance")
@@ -209,9 +209,7 @@ def _evaluate_one(
         return Row(item.name, seconds, {}, f"{named}: {error}", is_counted=False, labels=item.labels)
     language = "".join(item.labels.get("language", ()))
     clean = None if item.clean is None else Voice(item.clean, sample_rate_hz, language)
-    if clean is not None:
-        for metric in (name for name in metrics if not METRICS[name].needs_clean):
-            _take(values, skipped, "clean", metric, Sounds(None, clean))
+    voices: dict[str, Voice] = {}
     for name, system in {"degraded": lambda _name: item.degraded, **systems}.items():
         try:
             wave = system(item.name)
@@ -219,14 +217,22 @@ def _evaluate_one(
         except ValueError as error:
             failures.append(f"{name}: {error}")
             continue
-        sounds = Sounds(clean, Voice(wave, sample_rate_hz, language), max_delay_seconds)
+        voices[name] = Voice(wave, sample_rate_hz, language)
+        if not wave.any():
+            # Silence handed in says nothing about a system; silence handed out does.
+            (failures if name == "degraded" else remarks).append(f"{name}: silent")
+    for metric in (name for name in metrics if clean is not None or not METRICS[name].needs_clean):
+        for voice in (*([] if clean is None else [clean]), *voices.values()):
+            begin(metric, voice)
+    if clean is not None:
+        for metric in (name for name in metrics if not METRICS[name].needs_clean):
+            _take(values, skipped, "clean", metric, Sounds(None, clean))
+    for name, voice in voices.items():
+        sounds = Sounds(clean, voice, max_delay_seconds)
         for metric in metrics:
             _take(values, skipped, name, metric, sounds)
         if clean is not None and any(METRICS[metric].libraries for metric in metrics):
             values[f"delay_ms/{name}"] = 1000.0 * sounds.delay / sample_rate_hz
-        if not wave.any():
-            # Silence handed in says nothing about a system; silence handed out does.
-            (failures if name == "degraded" else remarks).append(f"{name}: silent")
     try:
         errors = {} if item.features is None else feature_errors(item.features)
         values |= {f"features/{name}": error for name, error in errors.items()}

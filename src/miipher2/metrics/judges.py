@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from miipher2.metrics import recogniser
 from miipher2.metrics.sounds import RATE_HZ, Skipped, Sounds, Voice
 
 VOICED_FRAMES = 5
+LANGUAGE = "en"  # the only one that the recogniser knows
 
 
 def si_sdr(sounds: Sounds) -> dict[str, float]:
@@ -101,12 +103,21 @@ def characters(sounds: Sounds) -> dict[str, float]:
     """
     import jiwer
 
-    if sounds.other.language != "en":
+    if sounds.other.language != LANGUAGE:
         raise Skipped(f"the recogniser knows English only; this is '{sounds.other.language or 'unknown'}'")
-    heard = _words(sounds.reference)
-    if not heard:
+    heard = []
+    for voice in (sounds.reference, sounds.other):
+        listen(voice)
+        heard.append(voice.kept["words"].result())
+    if not heard[0]:
         raise Skipped("the recogniser hears no word in the clean recording")
-    return {"character_error": float(jiwer.cer(heard, _words(sounds.other)))}
+    return {"character_error": float(jiwer.cer(*heard))}
+
+
+def listen(voice: Voice) -> None:
+    """Start to recognise the words of a recording in English, beside other work."""
+    if voice.language == LANGUAGE and "words" not in voice.kept:
+        voice.kept["words"] = recogniser.start((voice.at_16k * 32767).astype("<i2").tobytes())
 
 
 def _pitch(wave: Float[np.ndarray, "time"]) -> Float[np.ndarray, "frame"]:
@@ -144,17 +155,3 @@ def _speaker_encoder() -> Any:
 
     with torch.random.fork_rng(devices=[]):
         return VoiceEncoder("cpu", verbose=False)
-
-
-def _words(voice: Voice) -> str:
-    """Return what pocketsphinx hears; a decoder for each voice, since one adapts to what it heard before."""
-    import pocketsphinx
-
-    if "words" not in voice.kept:
-        decoder = pocketsphinx.Decoder(samprate=RATE_HZ, loglevel="FATAL")
-        decoder.start_utt()
-        decoder.process_raw((voice.at_16k * 32767).astype("<i2").tobytes(), full_utt=True)
-        decoder.end_utt()
-        found = decoder.hyp()
-        voice.kept["words"] = found.hypstr if found else ""
-    return str(voice.kept["words"])

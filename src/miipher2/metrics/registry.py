@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from miipher2.metrics import judges
 from miipher2.metrics.distances import band_share_db, log_mel_distance, log_spectral_distance
-from miipher2.metrics.sounds import Skipped, Sounds
+from miipher2.metrics.sounds import Skipped, Sounds, Voice
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Metric:
-    """How some values are measured, and what that needs."""
+    """How some values are measured, and what that needs; `begin` starts what takes long, in other processes."""
 
     measure: Callable[[Sounds], dict[str, float]]
     values: dict[str, Value]
     libraries: tuple[str, ...] = ()
     needs_clean: bool = True
     min_seconds: float = 0.0
+    begin: Callable[[Voice], None] | None = None
 
 
 def _log_mel(sounds: Sounds) -> dict[str, float]:
@@ -108,6 +109,7 @@ METRICS = {
         {"character_error": Value("Character error of a weak recogniser", "lower", 3)},
         ("pocketsphinx", "jiwer"),
         min_seconds=0.5,
+        begin=judges.listen,
     ),
 }
 VALUES = {name: value for metric in METRICS.values() for name, value in metric.values.items()}
@@ -123,6 +125,13 @@ def missing_library(name: str) -> str:
     """Return the reason why no file can have this metric, or ""."""
     missing = [library for library in METRICS[name].libraries if find_spec(library) is None]
     return f"{missing[0]} is not installed; uv sync --extra metrics" if missing else ""
+
+
+def begin(name: str, voice: Voice) -> None:
+    """Start what a metric needs of a recording and takes long; `measure` then waits for the rest of it only."""
+    start = METRICS[name].begin
+    if start is not None and voice.wave.any() and len(voice.wave) >= METRICS[name].min_seconds * voice.sample_rate_hz:
+        start(voice)
 
 
 def measure(name: str, sounds: Sounds) -> tuple[dict[str, float], dict[str, str]]:

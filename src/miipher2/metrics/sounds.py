@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +22,7 @@ class Voice:
 
     def __init__(self, wave: Float[np.ndarray, "time"], sample_rate_hz: int, language: str = "") -> None:
         self.wave, self.sample_rate_hz, self.language = wave, sample_rate_hz, language
-        self.kept: dict[str, object] = {}
+        self.kept: dict[str, Any] = {}
 
     @cached_property
     def at_16k(self) -> Float[np.ndarray, "time_16k"]:
