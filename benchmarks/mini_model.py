@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,14 +57,18 @@ def main() -> None:
     weights = [] if options.bundle is None else ["--bundle", str(options.bundle)]
     for source, target in (("degraded", "restored"), ("clean", "passed")):
         command("restore", out / source, out / target, *weights)
-    parts = []
-    for title, folders in (
-        ("Degraded speech", ("clean", "degraded", "restored")),
-        ("Clean speech passed through (`degraded` is the clean recording itself)", ("clean", "clean", "passed")),
-    ):
-        results = out / f"results_{folders[2]}"
-        command("evaluate", *(out / folder for folder in folders), "--out", results)
-        parts.append(f"### {title}\n\n{tables(results)}\n{voices(results)}")
+    measured = {
+        "Degraded speech": ("clean", "degraded", "restored"),
+        "Clean speech passed through (`degraded` is the clean recording itself)": ("clean", "clean", "passed"),
+    }
+    results = {title: out / f"results_{folders[2]}" for title, folders in measured.items()}
+
+    def measure(title: str) -> None:
+        command("evaluate", *(out / folder for folder in measured[title]), "--out", results[title])
+
+    with ThreadPoolExecutor(len(measured)) as side_by_side:
+        list(side_by_side.map(measure, measured))
+    parts = [f"### {title}\n\n{tables(folder)}\n{voices(folder)}" for title, folder in results.items()]
     if english := [path.name for path in sorted((out / "clean").iterdir()) if path.name.startswith(ENGLISH)]:
         folders = [out / "english" / name for name in ("clean", "degraded", "restored")]
         for folder in folders:
