@@ -7,8 +7,8 @@ from miipher2 import audio
 from miipher2.config import ROOT
 from miipher2.evaluate import Item, evaluate
 from miipher2.metrics import recogniser
-from miipher2.metrics.registry import begin
-from miipher2.metrics.sounds import Voice
+from miipher2.metrics.registry import METRICS, Metric, Value, begin
+from miipher2.metrics.sounds import Sounds, Voice
 
 CLIP = ROOT / "data/embedded/en/agent_incorrect.flac"
 
@@ -52,3 +52,19 @@ def test_a_recording_like_the_clean_one_has_no_character_error(speech: np.ndarra
     row = evaluate([item], {"same": lambda _name: speech}, 16_000, ["characters"]).utterances[0]
     assert row.values["character_error/same"] == 0
     assert 0 <= row.values["character_error/degraded"] <= 1
+
+
+def test_all_recordings_of_an_utterance_are_begun_before_one_is_measured(
+    speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def take(_sounds: Sounds) -> dict[str, float]:
+        told.append("measured")
+        return {"slow": 1.0}
+
+    slow = Metric(take, {"slow": Value("Slow", "lower")}, begin=lambda _voice: told.append("begun"))
+    monkeypatch.setitem(METRICS, "slow", slow)
+    item = Item("a.flac", speech, speech * 0.5)
+    evaluate([item], {"same": lambda _name: speech}, 16_000, ["slow"])
+    assert told == ["begun"] * 3 + ["measured"] * 2  # the clean one is listened to, and is nobody's result

@@ -129,9 +129,9 @@ def missing_library(name: str) -> str:
 
 def begin(name: str, voice: Voice) -> None:
     """Start what a metric needs of a recording and takes long; `measure` then waits for the rest of it only."""
-    start = METRICS[name].begin
-    if start is not None and voice.wave.any() and len(voice.wave) >= METRICS[name].min_seconds * voice.sample_rate_hz:
-        start(voice)
+    metric = METRICS[name]
+    if metric.begin is not None and not _unfit(metric, voice):
+        metric.begin(voice)
 
 
 def measure(name: str, sounds: Sounds) -> tuple[dict[str, float], dict[str, str]]:
@@ -141,13 +141,9 @@ def measure(name: str, sounds: Sounds) -> tuple[dict[str, float], dict[str, str]
     """
     metric = METRICS[name]
     reason = missing_library(name)
-    seconds = len(sounds.other.wave) / sounds.other.sample_rate_hz
     if not reason and metric.needs_clean and sounds.clean is None:
         reason = "there is no clean recording"
-    if not reason and seconds < metric.min_seconds:
-        reason = f"{seconds:.2f} s; it needs {metric.min_seconds:g} s"
-    if not reason and metric.libraries and not sounds.other.wave.any():
-        reason = "silent"
+    reason = reason or _unfit(metric, sounds.other)
     values: dict[str, float] = {}
     if not reason:
         try:
@@ -157,6 +153,14 @@ def measure(name: str, sounds: Sounds) -> tuple[dict[str, float], dict[str, str]
     kept = {key: float(f"{value:.9g}") for key, value in values.items() if math.isfinite(value)}
     skipped_values = {key: reason or _why(key, values, sounds) for key in metric.values if key not in kept}
     return kept, skipped_values
+
+
+def _unfit(metric: Metric, voice: Voice) -> str:
+    """Return the reason why a recording cannot have a metric, or ""."""
+    seconds = len(voice.wave) / voice.sample_rate_hz
+    if seconds < metric.min_seconds:
+        return f"{seconds:.2f} s; it needs {metric.min_seconds:g} s"
+    return "silent" if metric.libraries and not voice.wave.any() else ""
 
 
 def _why(key: str, values: dict[str, float], sounds: Sounds) -> str:
