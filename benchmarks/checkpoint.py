@@ -22,8 +22,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from transformers import HubertConfig, HubertModel
 
-from miipher2.batches import make_batches
-from miipher2.config import ROOT, stage_config
+from miipher2.config.paths import ROOT
+from miipher2.data.batches import make_batches
 from miipher2.data.prepared import Prepared
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import HubertModel
 
-from miipher2.losses import (
+from miipher2.models.encoder.adapter import Adapter, WithAdapter
+from miipher2.models.vocoder.discriminators import Discriminators
+from miipher2.models.vocoder.registry import new_generator
+from miipher2.training.losses import (
     MelDistance,
     discriminator_loss,
     feature_loss,
     feature_matching_loss,
     generator_adversarial_loss,
 )
-from miipher2.models.adapter import Adapter, WithAdapter
-from miipher2.models.discriminators import Discriminators
-from miipher2.models.generators import new_generator
 from miipher2.training.recipe import Batch
 
 Player = tuple[list[nn.Parameter], torch.optim.Optimizer, float]
@@ -58,10 +58,10 @@ class CommonVocoder:
     """Stages 2 and 3: the discriminators step first, and both waves are heard again for the generator."""
 
     def __init__(self, config: Any, encoder: Path, device: torch.device) -> None:
-        self.layer, self.device, self.hears = config.model.hubert_layer, device, config.hears
+        self.layer, self.device, self.encoder_input = config.model.hubert_layer, device, config.encoder_input
         self.weights, self.frames = dict(config.loss), config.data.segment_frames
         self.encoder = full_encoder(encoder, device)
-        if config.hears == "degraded":
+        if config.encoder_input == "degraded":
             add_adapters(self.encoder, config.model, device)
         numbers = {"dim": self.encoder.config.hidden_size, "sample_rate_hz": config.model.sample_rate_hz}
         self.generator = new_generator(**numbers, **config.model.generator).to(device)
@@ -73,7 +73,7 @@ class CommonVocoder:
     def update(self, batch: Batch, step: int) -> dict[str, float]:
         """Make one update of each player."""
         with torch.no_grad():
-            heard = features(self.encoder, batch[self.hears].to(self.device), self.layer)
+            heard = features(self.encoder, batch[self.encoder_input].to(self.device), self.layer)
         starts, hop = batch["segment_start"].tolist(), self.generator.hop_samples
         segment = torch.stack([row[at : at + self.frames] for row, at in zip(heard, starts, strict=True)])
         wave = batch["target"].to(self.device)

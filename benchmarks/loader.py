@@ -26,18 +26,20 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from miipher2 import audio, codecs
-from miipher2.config import ROOT
-from miipher2.data import examples as examples_module
+from miipher2.audio import codecs
+from miipher2.audio.io import read_audio, write_audio
+from miipher2.audio.resample import resample
+from miipher2.config.paths import ROOT
+from miipher2.config.schema_data import DegradationConfig
+from miipher2.data import dataset as examples_module
 from miipher2.data import pools as pools_module
-from miipher2.data.decoded import Decoder
-from miipher2.data.degradations import KINDS
-from miipher2.data.examples import Examples
-from miipher2.data.loader import steps_loader
-from miipher2.data.prepare import prepare
+from miipher2.data.crop_reader import CropReader
+from miipher2.data.dataloader import make_dataloader
+from miipher2.data.dataset import SpeechDataset
+from miipher2.data.degradations.chain import KINDS
 from miipher2.data.prepared import Prepared
+from miipher2.preparation.prepare import prepare
 from miipher2.rng import stream
-from miipher2.schema_data import DegradationConfig
 
 BATCH = 16
 FILES = 240
@@ -62,7 +64,7 @@ def main() -> None:
                 OmegaConf.load(ROOT / "configs/degradation" / f"{options.degradation}.yaml"),
             )
         )
-        make = functools.partial(make_examples, data, Path(folder))
+        make = functools.partial(make_dataset, data, Path(folder))
         by_degradation(make, settings, options)
         by_step(make, settings, options)
         by_workers(make, settings, options)
@@ -72,21 +74,23 @@ def main() -> None:
 
 def make_corpus(folder: Path) -> Prepared:
     """Make speech-like files of random words at 24 kHz, from the embedded speech."""
-    words = [audio.read(path) for path in sorted((ROOT / "data/embedded").rglob("*.flac"))[:60]]
+    words = [read_audio(path) for path in sorted((ROOT / "data/embedded").rglob("*.flac"))[:60]]
     for index in range(FILES):
         rng = stream(index, "benchmark")
         wave, rate_hz = words[int(rng.integers(len(words)))]
         longer = np.resize(np.roll(wave, int(rng.integers(len(wave)))), int(rng.uniform(4, 14) * rate_hz))
         path = folder / f"speech/{index % 50:02d}/{index:04d}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
-        audio.write(path, audio.resample(longer, rate_hz, 24000), 24000)
+        write_audio(path, resample(longer, rate_hz, 24000), 24000)
     prepare(folder / "speech", folder / "prepared", root=folder, seed=0, noise_files=24, rooms=100)
     return Prepared.read(folder, "prepared")
 
 
-def make_examples(data: Prepared, root: Path, degradation: Any, crop_seconds: float, cache_mb: float = 32) -> Examples:
+def make_dataset(
+    data: Prepared, root: Path, degradation: Any, crop_seconds: float, cache_mb: float = 32
+) -> SpeechDataset:
     """Return training examples for a 24 kHz vocoder, with a memory that holds a tenth of the files."""
-    return Examples(
+    return SpeechDataset(
         data.speech.select("train"),
         data.pools(root, "train"),
         degradation,
@@ -100,7 +104,7 @@ def make_examples(data: Prepared, root: Path, degradation: Any, crop_seconds: fl
     )
 
 
-def seconds_for(examples: Examples, count: int) -> float:
+def seconds_for(examples: SpeechDataset, count: int) -> float:
     """Return the processor time of so many examples."""
     start = time.process_time()
     for number in range(BATCH, BATCH + count):
@@ -108,14 +112,14 @@ def seconds_for(examples: Examples, count: int) -> float:
     return time.process_time() - start
 
 
-def warm(examples: Examples) -> Examples:
+def warm(examples: SpeechDataset) -> SpeechDataset:
     """Return the examples after making some, so that what is made once is there."""
     for number in range(BATCH):
         examples[divmod(number, BATCH)]
     return examples
 
 
-def by_degradation(make: Callable[..., Examples], settings: Any, options: argparse.Namespace) -> None:
+def by_degradation(make: Callable[..., SpeechDataset], settings: Any, options: argparse.Namespace) -> None:
     """Print the speed of the chain, of none, and of each kind always."""
     print(f"crops of {options.crop_seconds} s; one worker; {options.examples} examples each")
     print(f"{'degradation':20} {'examples/s':>10} {'x real time':>12} {'ms more than none':>18}")
@@ -161,15 +165,15 @@ def timed(shares: Counter[str], *targets: tuple[Any, str, str]) -> Iterator[None
             setattr(owner, attribute, function)
 
 
-def by_step(make: Callable[..., Examples], settings: Any, options: argparse.Namespace) -> None:
+def by_step(make: Callable[..., SpeechDataset], settings: Any, options: argparse.Namespace) -> None:
     """Print where the time of the chain goes."""
     shares: Counter[str] = Counter()
     examples = warm(make(settings, options.crop_seconds))
     targets = [
         (audio, "read", "read and decode"),
         (audio, "resample", "resample"),
-        (Decoder, "_check", "digest"),
-        (pools_module, "file_digest", "digest"),
+        (CropReader, "_check", "digest"),
+        (pools_module, "sha256_of", "digest"),
         (examples_module, "draw", "draw"),
         (examples_module, "apply", "rest of apply"),
         *((kind, "apply", f"apply {name}") for name, kind in KINDS.items()),
@@ -183,12 +187,12 @@ def by_step(make: Callable[..., Examples], settings: Any, options: argparse.Name
             print(f"{name:20} {100 * seconds / total:5.1f} %")
 
 
-def by_workers(make: Callable[..., Examples], settings: Any, options: argparse.Namespace) -> None:
+def by_workers(make: Callable[..., SpeechDataset], settings: Any, options: argparse.Namespace) -> None:
     """Print the speed by the clock, with workers: it hangs on what else the machine does."""
     steps = max(2, options.examples // BATCH)
     for workers in range(options.workers + 1):
         examples = make(settings, options.crop_seconds)
-        loader = steps_loader(examples, start_step=0, stop_step=steps, batch_size=BATCH, num_workers=workers)
+        loader = make_dataloader(examples, start_step=0, stop_step=steps, batch_size=BATCH, num_workers=workers)
         batches = iter(loader)
         next(batches)
         start = time.perf_counter()
@@ -197,7 +201,7 @@ def by_workers(make: Callable[..., Examples], settings: Any, options: argparse.N
         print(f"{workers} workers: {speed:.1f} examples/s, {speed * options.crop_seconds:.0f} x real time by the clock")
 
 
-def watch_memory(make: Callable[..., Examples], settings: Any, count: int) -> None:
+def watch_memory(make: Callable[..., SpeechDataset], settings: Any, count: int) -> None:
     """Print this process's own memory while it makes many short examples."""
     examples = make(settings, 0.2, cache_mb=8)
     print(f"\nmemory over {count} examples of 0.2 s")

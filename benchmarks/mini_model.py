@@ -22,14 +22,14 @@ from jaxtyping import Float64
 from results_table import replaced, tables
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from miipher2.commands.weights_options import SHIPPED
-from miipher2.config import ROOT
-from miipher2.evaluate import Evaluation, Row
-from miipher2.metrics.features import Features, feature_errors, ratios
-from miipher2.metrics.intervals import Bootstrap
-from miipher2.metrics.registry import VALUES
-from miipher2.restoring.restorer import Restorer
-from miipher2.table import table
+from miipher2.cli.weights_options import SHIPPED
+from miipher2.config.paths import ROOT
+from miipher2.evaluation.bootstrap import Bootstrap
+from miipher2.evaluation.evaluate import Evaluation, Row
+from miipher2.evaluation.metrics.feature_error import Features, feature_errors, ratios
+from miipher2.evaluation.metrics.registry import VALUES
+from miipher2.evaluation.summary import table
+from miipher2.inference.restorer import Restorer
 
 RATE_HZ = 16_000
 Wave = Float64[np.ndarray, " time"]
@@ -213,7 +213,7 @@ def features_told(out: Path, bundle: Path) -> str:
 
 def command(*words: str | Path) -> None:
     """Run the command line as a user would."""
-    subprocess.run([sys.executable, "-m", "miipher2.cli", *map(str, words)], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "miipher2.cli.main", *map(str, words)], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":

@@ -27,15 +27,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel
 
-from miipher2.models.generators import new_generator
-from miipher2.models.normaliser import FeatureNormaliser
-from miipher2.models.pretrained import load_encoder
-from miipher2.recording import RecordingWriter
-from miipher2.restoring.bundle import save_bundle
-from miipher2.restoring.job import Job
-from miipher2.restoring.journal import Task
-from miipher2.restoring.restorer import Options, Restorer
-from miipher2.restoring.weights import Vocoder, Weights
+from miipher2.audio.stream import RecordingWriter
+from miipher2.inference.batch_job import Job
+from miipher2.inference.bundle import save_bundle
+from miipher2.inference.journal import Task
+from miipher2.inference.restorer import Options, Restorer
+from miipher2.inference.weights import Vocoder, Weights
+from miipher2.models.encoder.feature_norm import FeatureNormaliser
+from miipher2.models.encoder.from_pretrained import load_encoder
+from miipher2.models.vocoder.registry import new_generator
 from miipher2.rng import stream
 
 RATE_HZ = 24_000

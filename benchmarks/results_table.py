@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from miipher2.config import ROOT
-from miipher2.metrics.registry import VALUES
+from miipher2.config.paths import ROOT
+from miipher2.evaluation.metrics.registry import VALUES
 
 BEGIN, END = "<!-- tables: benchmarks/results_table.py -->", "<!-- end of tables -->"
 

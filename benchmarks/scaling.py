@@ -22,10 +22,10 @@ from hydra.core.plugins import Plugins
 from torch import multiprocessing
 
 from miipher2 import rng
-from miipher2.config import ROOT, stage_config
-from miipher2.environment import start_runtime
+from miipher2.config.paths import ROOT
 from miipher2.recipes.adapter import AdapterRecipe
-from miipher2.training import ranks
+from miipher2.training import distributed
+from miipher2.training.environment import start_runtime
 
 
 def main() -> None:
@@ -65,23 +65,23 @@ def work(rank: int, count: int, port: int, options: argparse.Namespace, results:
     with initialize_config_dir(str(ROOT / "configs/train_adapter"), version_base="1.3"):
         config = stage_config(compose(options.config, overrides=["runtime.threads=1"]), "train_adapter")
     device = start_runtime("auto", True, 1, rank)
-    ranks.start(device)
-    rng.seed_global(0)
+    distributed.init(device)
+    rng.seed_all(0)
     recipe = AdapterRecipe.from_config(config, device, ROOT)
     frames = round(config.data.crop_seconds * 50)
-    waves = torch.randn(len(ranks.share(config.batch_size)), frames * 320) * 0.1
+    waves = torch.randn(len(distributed.shard_range(config.batch_size)), frames * 320) * 0.1
     batch = {"clean": waves, "degraded": waves + 0.01, "valid_frames": torch.full((len(waves),), frames)}
     for step in range(3):
         float(recipe.update(batch, step)["adapter/loss"])
-    ranks.wait()
+    distributed.barrier()
     start = time.perf_counter()
     for step in range(3, 3 + options.updates):
         metrics = recipe.update(batch, step)
     float(metrics["adapter/loss"])
-    ranks.wait()
+    distributed.barrier()
     if rank == 0:
         results.put(options.updates / (time.perf_counter() - start))
-    ranks.stop()
+    distributed.destroy()
 
 
 if __name__ == "__main__":

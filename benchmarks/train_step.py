@@ -31,12 +31,12 @@ from hydra.core.plugins import Plugins
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel
 
-from miipher2.batches import make_batches
-from miipher2.config import ROOT, stage_config
+from miipher2.config.paths import ROOT
+from miipher2.data.batches import make_batches
 from miipher2.data.prepared import Prepared
-from miipher2.environment import start_runtime
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
+from miipher2.training.environment import start_runtime
 
 STAGES = {
     "adapter": ("train_adapter", "adapter_layer_6_mhubert_147", AdapterRecipe),

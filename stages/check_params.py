@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # this checkout's code, in DVC's copies too
 
-from miipher2.compose import main
-from miipher2.config import ROOT
+from miipher2.config.params import main
+from miipher2.config.paths import ROOT
 
 if __name__ == "__main__":
     exit_code = main(["--check"])

@@ -1,6 +1,6 @@
-"""Restore degraded held-out speech with the published weights, measure it, and write a page to hear and see it.
+"""Restore degraded held-out speech with the published weights, measure it, and write a report with audio.
 
-uv run stages/evaluate.py [key=value ...]     the page is exp/report/index.html
+uv run stages/evaluate.py [key=value ...]     the report is exp/report/index.html
 """
 
 import sys
@@ -8,17 +8,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # this checkout's code, in DVC's copies too
 
-import hydra
 from omegaconf import DictConfig
 
-from miipher2.config import stage_config
-from miipher2.judge import judge
+from miipher2.config.load import load_config
+from miipher2.config.schema import EvaluateConfig
+from miipher2.config.script import stage_script
+from miipher2.evaluation.stage import judge
 
 
-@hydra.main(version_base="1.3", config_path="../configs/evaluate", config_name="default")
+@stage_script("evaluate", "default")
 def main(composed: DictConfig) -> None:
     """Run the stage."""
-    judge(stage_config(composed, "evaluate"))
+    judge(load_config(composed, "evaluate", EvaluateConfig))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Fine-tune the vocoder on cleaned features of degraded speech (stage 3).
+"""Fine-tune the vocoder on the adapters' features of degraded speech (stage 3).
 
     uv run stages/finetune_vocoder.py --config-name=hifigan_ft_layer_6_mhubert_147 [key=value ...]
     uv run stages/finetune_vocoder.py --config-name=... checkpoint.resume_from=exp/<name>/checkpoint_10k.pt
 
-`--cfg job` prints the configuration, configs/finetune_vocoder/ holds the names to choose from.
+`--cfg job` prints the configuration; configs/finetune_vocoder/ holds the names to choose from.
 """
 
 import sys
@@ -11,17 +11,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # this checkout's code, in DVC's copies too
 
-import hydra
 from omegaconf import DictConfig
 
-from miipher2.recipes.vocoder import VocoderRecipe
-from miipher2.stage import run_stage
+from miipher2.config.script import stage_script
+from miipher2.training.stage import run_stage
 
 
-@hydra.main(version_base="1.3", config_path="../configs/finetune_vocoder", config_name="hifigan_ft_layer_6_mhubert_147")
+@stage_script("finetune_vocoder", "hifigan_ft_layer_6_mhubert_147")
 def main(composed: DictConfig) -> None:
     """Run the stage."""
-    run_stage(composed, "finetune_vocoder", VocoderRecipe.from_config, best_metric="valid/mel")
+    run_stage(composed, "finetune_vocoder")
 
 
 if __name__ == "__main__":

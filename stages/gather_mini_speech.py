@@ -25,7 +25,7 @@ from scipy.signal import resample_poly
 from torchaudio.functional import resample
 from tqdm import tqdm
 
-from miipher2.durable import write_durably
+from miipher2.atomic_io import write_atomically
 from miipher2.rng import stream
 
 RATE_HZ = 16_000
@@ -222,7 +222,7 @@ def _write(path: Path, wave: Wave) -> None:
     wave = wave * min(1.0, 0.9 / max(peak, 1e-9))
     encoded = io.BytesIO()
     sf.write(encoded, wave, RATE_HZ, subtype="PCM_16", format="FLAC")
-    write_durably(path, encoded.getvalue())
+    write_atomically(path, encoded.getvalue())
 
 
 if __name__ == "__main__":

@@ -9,20 +9,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # this checkout's code, in DVC's copies too
 
-import hydra
 from omegaconf import DictConfig
 
-from miipher2.config import ROOT, stage_config
-from miipher2.data.corpora import corpora_of
-from miipher2.data.prepare import prepare
+from miipher2.config.load import load_config
+from miipher2.config.paths import ROOT
+from miipher2.config.schema_data import PrepareDataConfig
+from miipher2.config.script import stage_script
+from miipher2.preparation.corpora import corpora_of
+from miipher2.preparation.prepare import prepare
 
 
-@hydra.main(version_base="1.3", config_path="../configs/data", config_name="embedded")
+@stage_script("data", "embedded")
 def main(composed: DictConfig) -> None:
     """Run the stage."""
-    config = stage_config(composed, "data")
+    config = load_config(composed, "data", PrepareDataConfig)
     folders = {
-        key: None if config[key] is None else ROOT / config[key] for key in ("held_out", "noise_folder", "rooms_folder")
+        key: None if getattr(config, key) is None else ROOT / getattr(config, key)
+        for key in ("held_out", "noise_folder", "rooms_folder")
     }
     report = prepare(
         corpora_of(config, ROOT),

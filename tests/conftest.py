@@ -33,7 +33,7 @@ UTTERANCES = 30  # of the embedded speech, the shortest: as few as give every sp
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the repository with its own exp/ and a small data/prepared/embedded; name each run anew."""
-    from miipher2.data.prepare import prepare
+    from miipher2.preparation.prepare import prepare
 
     root = tmp_path_factory.mktemp("workspace")
     for folder in ("src", "stages", "configs"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from miipher2.config import ROOT
+from miipher2.config.paths import ROOT
 
 PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
 

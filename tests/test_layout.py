@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from miipher2.config import ROOT
-from miipher2.schema import SCHEMAS
-from miipher2.schema_generator import GENERATORS
+from miipher2.config.paths import ROOT
+from miipher2.config.schema import GENERATORS, SCHEMAS
 
 SOURCE = ROOT / "src" / "miipher2"
 # Package or module → what of ours it may import, beside its own siblings.

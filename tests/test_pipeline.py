@@ -11,9 +11,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from miipher2.config import ROOT
-from miipher2.schema import SCHEMAS, TRAINING_STAGES
-from miipher2.training.drift import is_harmless
+from miipher2.config.paths import ROOT
+from miipher2.config.schema import SCHEMAS, TRAINING_STAGES
+from miipher2.training.config_diff import is_harmless
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from miipher2.config import ROOT
-from miipher2.evaluate import Evaluation, Row
-from miipher2.metrics.intervals import Bootstrap
-from miipher2.results import Findings, write_results
-from miipher2.table import gate, table
+from miipher2.config.paths import ROOT
+from miipher2.evaluation.bootstrap import Bootstrap
+from miipher2.evaluation.evaluate import Evaluation, Row
+from miipher2.evaluation.outputs import Findings, write_results
+from miipher2.evaluation.summary import gate, table
 
 
 @pytest.fixture(scope="module")

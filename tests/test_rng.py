@@ -32,10 +32,10 @@ def test_a_stream_is_a_function_of_seed_and_name() -> None:
 
 
 def test_a_stream_draws_nothing_from_the_global_generators() -> None:
-    rng.seed_global(1)
+    rng.seed_all(1)
     rng.stream(3, "x").random(100)
     after = draw()
-    rng.seed_global(1)
+    rng.seed_all(1)
     assert draw() == after
 
 
@@ -48,31 +48,31 @@ def test_streams_do_not_follow_each_other() -> None:
 @pytest.mark.parametrize("drawn_before", [0, 1, 7, 700])
 def test_restored_generators_go_on_as_if_nothing_had_been_drawn(drawn_before: int) -> None:
     """Also in the middle of a pair of normal numbers, of which Python and NumPy keep the second."""
-    rng.seed_global(5)
+    rng.seed_all(5)
     for _ in range(drawn_before):
         draw()
-    state = rng.global_state()
+    state = rng.get_state()
     kept = copy.deepcopy(state)
     wanted = [draw() for _ in range(3)]
-    rng.seed_global(77)
-    rng.restore_global(state)
+    rng.seed_all(77)
+    rng.set_state(state)
     assert [draw() for _ in range(3)] == wanted
     assert torch.equal(state["torch"], kept["torch"]), "the saved state is a view of the living one"
     assert torch.equal(state["numpy"]["keys"], kept["numpy"]["keys"])
 
 
 def test_a_state_survives_torch_save_without_pickle(tmp_path: Any) -> None:
-    rng.seed_global(5)
-    torch.save(rng.global_state(), tmp_path / "state")
+    rng.seed_all(5)
+    torch.save(rng.get_state(), tmp_path / "state")
     wanted = draw()
-    rng.restore_global(torch.load(tmp_path / "state", weights_only=True))
+    rng.set_state(torch.load(tmp_path / "state", weights_only=True))
     assert draw() == wanted
 
 
 def test_a_guard_puts_everything_back_after_an_error_too() -> None:
-    rng.seed_global(5)
+    rng.seed_all(5)
     wanted = draw()
-    rng.seed_global(5)
+    rng.seed_all(5)
     with pytest.raises(ValueError, match="x"), rng.guarded():  # noqa: PT012
         draw()
         raise ValueError("x")
@@ -95,14 +95,14 @@ def test_a_guard_puts_everything_back_after_an_error_too() -> None:
     ],
 )
 def test_an_unfit_state_is_an_error_and_restores_nothing(spoil: Any, error: Any) -> None:
-    rng.seed_global(5)
+    rng.seed_all(5)
     wanted = draw()
-    rng.seed_global(6)
-    state = rng.global_state()
-    rng.seed_global(5)
+    rng.seed_all(6)
+    state = rng.get_state()
+    rng.seed_all(5)
     spoil(state)
     with pytest.raises(error):
-        rng.restore_global(state)
+        rng.set_state(state)
     assert draw() == wanted
 
 
@@ -110,9 +110,9 @@ def test_an_unfit_state_is_an_error_and_restores_nothing(spoil: Any, error: Any)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_every_cuda_device_goes_on() -> None:
     torch.cuda.init()
-    rng.seed_global(5)
-    state = rng.global_state()
+    rng.seed_all(5)
+    state = rng.get_state()
     assert len(state["cuda"]) == torch.cuda.device_count()
     wanted = torch.rand(9, device="cuda")
-    rng.restore_global(state)
+    rng.set_state(state)
     assert torch.equal(torch.rand(9, device="cuda"), wanted)

@@ -3,7 +3,8 @@
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from miipher2.config import ROOT, register
+from miipher2.config.load import register
+from miipher2.config.paths import ROOT
 
 register()
 

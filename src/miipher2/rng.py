@@ -1,4 +1,4 @@
-"""Chance: named random streams, and the global generators saved, restored and guarded."""
+"""Random numbers: named streams, and the global generators saved, restored and guarded."""
 
 import hashlib
 import json
@@ -22,14 +22,14 @@ def stream(seed: int, *name: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def seed_global(seed: int) -> None:
+def seed_all(seed: int) -> None:
     """Seed the global generators of Python, NumPy, PyTorch and every CUDA device."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - other people's code draws from it, so it is part of the state
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code draws from it, so it is part of the state
     torch.manual_seed(seed)
 
 
-def global_state() -> dict[str, Any]:
+def get_state() -> dict[str, Any]:
     """Return the state of every global generator as plain values and tensors, readable without pickle."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached_gauss = np.random.get_state()  # noqa: NPY002
@@ -47,12 +47,12 @@ def global_state() -> dict[str, Any]:
     }
 
 
-def check_global(state: dict[str, Any]) -> None:
-    """Check that `restore_global` can put `state` back, and change no generator.
+def check_state(state: dict[str, Any]) -> None:
+    """Check that `set_state` can restore `state`; no generator changes.
 
     Raises:
         LookupError: an entry is missing or too short.
-        ValueError, TypeError or RuntimeError: one does not fit its generator, or there are other CUDA devices.
+        ValueError, TypeError or RuntimeError: an entry does not fit its generator, or the CUDA devices differ.
     """
     missing = [entry for entry in ("python", "numpy", "torch", "cuda") if entry not in state]
     if missing:
@@ -67,13 +67,13 @@ def check_global(state: dict[str, Any]) -> None:
         torch.Generator(f"cuda:{device}").set_state(one)
 
 
-def restore_global(state: dict[str, Any]) -> None:
-    """Put every global generator back to `state`, as `global_state` returned it.
+def set_state(state: dict[str, Any]) -> None:
+    """Restore every global generator to what `get_state` returned.
 
     Raises:
-        LookupError, ValueError, TypeError or RuntimeError: as `check_global`; nothing was restored.
+        LookupError, ValueError, TypeError or RuntimeError: as `check_state`; nothing was restored.
     """
-    check_global(state)
+    check_state(state)
     random.setstate(_python_state(state))
     np.random.set_state(_numpy_state(state))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
@@ -84,11 +84,11 @@ def restore_global(state: dict[str, Any]) -> None:
 @contextmanager
 def guarded() -> Iterator[None]:
     """Leave the global generators as they were, whatever the block draws from them."""
-    before = global_state()
+    before = get_state()
     try:
         yield
     finally:
-        restore_global(before)
+        set_state(before)
 
 
 def _python_state(state: dict[str, Any]) -> tuple[Any, ...]:
@@ -103,5 +103,5 @@ def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _cuda_devices() -> int:
-    """Return how many CUDA devices have a generator that this process may have drawn from: none before CUDA starts."""
+    """Return how many CUDA devices have a generator that this process may have used: none before CUDA starts."""
     return torch.cuda.device_count() if torch.cuda.is_initialized() else 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from synthetic_voices import voice
 
-from miipher2 import audio
-from miipher2.data.prepare import prepare
+from miipher2.audio.io import write_audio
+from miipher2.preparation.prepare import prepare
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rate_hz = (16000, 24000, 44100)[index % 3]
         wave = voice(0.4 + 0.3 * index, rate_hz, index)
         both = np.stack([wave, 0.5 * wave]) if index == 5 else wave
-        audio.write(root / "data/speech" / folder / f"{index:02d}.flac", both, rate_hz)
+        write_audio(root / "data/speech" / folder / f"{index:02d}.flac", both, rate_hz)
     prepare(root / "data/speech", root / "data/prepared", root=root, seed=3, noise_files=12, rooms=6)
     return root

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from synthetic_voices import voice
 
-from miipher2 import audio, codecs
-from miipher2.data.degradations import Degradation, apply, draw
-from miipher2.data.kinds.additive import Noise
-from miipher2.data.kinds.channel import Clipping, Codec
-from miipher2.data.kinds.filters import BandLimit, Room
-from miipher2.data.levels import active
+from miipher2.atomic_io import sha256_of
+from miipher2.audio import codecs
+from miipher2.audio.io import AudioError, write_audio
+from miipher2.audio.levels import active
+from miipher2.audio.resample import resample
+from miipher2.data.degradations.additive import Noise
+from miipher2.data.degradations.chain import Degradation, apply, draw
+from miipher2.data.degradations.channel import Clipping, Codec
+from miipher2.data.degradations.filters import BandLimit, Room
 from miipher2.data.manifest import Manifest, Utterance
 from miipher2.data.pools import Pools
-from miipher2.data.survey import file_digest
 from miipher2.rng import stream
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -177,13 +179,13 @@ def test_empty_pools_are_named(root: Path) -> None:
 
 def test_noise_of_any_length_and_rate_fills_the_speech(tmp_path: Path) -> None:
     wave = voice(0.11, 44100)
-    audio.write(tmp_path / "short.wav", wave, 44100, "FLOAT")
-    digest = file_digest(tmp_path / "short.wav")
+    write_audio(tmp_path / "short.wav", wave, 44100, "FLOAT")
+    digest = sha256_of(tmp_path / "short.wav")
     row = Utterance("short.wav", "wind", "none", len(wave) / 44100, 44100, digest, "train")
     pools = Pools(Manifest.from_utterances([row]), Manifest.from_utterances([]), tmp_path)
     for start in (0.0, 0.05, 0.1099):
         assert pools.noise(0, start, 16000).shape == (16000,)
-    tone = audio.resample(wave, 44100, 16000)
+    tone = resample(wave, 44100, 16000)
     np.testing.assert_allclose(pools.noise(0, 0.0, 1000)[:900], tone[:900], atol=1e-3)
 
 
@@ -194,9 +196,9 @@ def test_changed_pool_files_are_named(root: Path, tmp_path: Path) -> None:
         for index in range(len(manifest)):
             target = tmp_path / manifest.row(index).path
             target.parent.mkdir(parents=True, exist_ok=True)
-            audio.write(target, voice(0.3), 16000)
+            write_audio(target, voice(0.3), 16000)
     pools = Pools(Manifest.read(prepared / "noise.parquet"), Manifest.read(prepared / "rooms.parquet"), tmp_path)
-    with pytest.raises(audio.AudioError, match=r"\.flac: is not the noise"):
+    with pytest.raises(AudioError, match=r"\.flac: is not the noise"):
         pools.noise(0, 0.0, 100)
-    with pytest.raises(audio.AudioError, match=r"\.wav: is not the response"):
+    with pytest.raises(AudioError, match=r"\.wav: is not the response"):
         pools.response(0)

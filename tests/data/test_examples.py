@@ -10,16 +10,17 @@ import pytest
 import torch
 from scanning import scan
 
-from miipher2 import audio
-from miipher2.data.examples import Examples
-from miipher2.data.levels import active_level_db
+from miipher2.audio.io import AudioError, read_audio, write_audio
+from miipher2.audio.levels import active_level_db
+from miipher2.audio.resample import resample
+from miipher2.data.dataset import SpeechDataset
 from miipher2.data.manifest import Manifest
 from miipher2.data.pools import Pools
 
 DEGRADATION = {"room": {"probability": 0.5}, "noise": {"probability": 1.0, "snr_db": [5, 20]}}
 
 
-def make(root: Path, **changes: Any) -> Examples:
+def make(root: Path, **changes: Any) -> SpeechDataset:
     prepared = root / "data/prepared"
     pools = Pools(Manifest.read(prepared / "noise.parquet"), Manifest.read(prepared / "rooms.parquet"), root)
     manifest = changes.pop("manifest", Manifest.read(prepared / "manifest.parquet"))
@@ -33,7 +34,7 @@ def make(root: Path, **changes: Any) -> Examples:
         "level_db": (-35.0, -25.0),
         "segment_frames": 10,
     }
-    return Examples(manifest, pools, degradation, **{**settings, **changes})
+    return SpeechDataset(manifest, pools, degradation, **{**settings, **changes})
 
 
 def same(first: dict, second: dict) -> bool:
@@ -65,7 +66,7 @@ def test_shapes_and_target_fit_the_clean_crop(root: Path, rate_hz: int) -> None:
         assert example["target"].shape == (rate_hz,)
         assert {example[key].dtype for key in ("clean", "degraded", "target")} == {torch.float32}
         assert {example[key].dtype for key in ("valid_frames", "segment_start", "utterance")} == {torch.int64}
-        down = audio.resample(example["target"].numpy(), rate_hz, 16000)
+        down = resample(example["target"].numpy(), rate_hz, 16000)
         if rate_hz == 16000:
             assert torch.equal(example["target"], example["clean"])
         inside = slice(1000, int(example["valid_frames"]) * 320 - 1000)
@@ -107,8 +108,8 @@ def test_crops_and_segments_begin_on_frames_all_over_the_utterance(root: Path) -
     longest = max(range(len(manifest)), key=lambda index: manifest.row(index).seconds)
     one = Manifest.from_utterances([manifest.row(longest)])
     examples = make(root, manifest=one, degradation=None, level_db=(-30, -30))
-    wave, rate_hz = audio.read(root / one.row(0).path)
-    whole = audio.resample(wave, rate_hz, 16000)
+    wave, rate_hz = read_audio(root / one.row(0).path)
+    whole = resample(wave, rate_hz, 16000)
     whole = whole * np.float32(10 ** ((-30 - one.row(0).level_db) / 20))
     starts = set()
     for step in range(20):
@@ -134,7 +135,7 @@ def test_level_is_drawn_in_its_range_and_never_clips(root: Path) -> None:
 
 
 def test_silent_utterance_stays_silent(root: Path, tmp_path: Path) -> None:
-    audio.write(tmp_path / "a.wav", np.zeros(20000, np.float32), 16000)
+    write_audio(tmp_path / "a.wav", np.zeros(20000, np.float32), 16000)
     silent = scan(tmp_path, root)
     example = make(root, manifest=silent)[(0, 0)]
     assert not example["clean"].any()
@@ -151,14 +152,14 @@ def test_a_changed_or_missing_file_is_named(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "copy")
     examples = make(tmp_path / "copy")
     path = tmp_path / "copy" / examples.manifest.row(int(examples[(0, 0)]["utterance"])).path
-    audio.write(path, np.full(9000, 0.1, np.float32), 16000)
-    with pytest.raises(audio.AudioError, match=rf"{path.name}.*not the manifest's"):
+    write_audio(path, np.full(9000, 0.1, np.float32), 16000)
+    with pytest.raises(AudioError, match=rf"{path.name}.*not the manifest's"):
         make(tmp_path / "copy")[(0, 0)]
     path.write_bytes(b"no sound")
-    with pytest.raises(audio.AudioError, match=rf"{path.name}.*cannot be read"):
+    with pytest.raises(AudioError, match=rf"{path.name}.*cannot be read"):
         make(tmp_path / "copy")[(0, 0)]
     path.unlink()
-    with pytest.raises(audio.AudioError, match=rf"{path.name}.*does not exist"):
+    with pytest.raises(AudioError, match=rf"{path.name}.*does not exist"):
         make(tmp_path / "copy")[(0, 0)]
 
 

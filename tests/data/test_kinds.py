@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from synthetic_voices import voice
 
-from miipher2 import audio, codecs
-from miipher2.config import ROOT
-from miipher2.data.degradations import CHAIN, KINDS, Degradation, apply, draw
-from miipher2.data.kinds.additive import Babble, Colour, Hum
-from miipher2.data.kinds.channel import PACKET_SAMPLES, Codec, Dc, Level, PacketLoss, QuantileClipping
-from miipher2.data.kinds.filters import LowPass, Resampling
-from miipher2.data.levels import active
+from miipher2.audio import codecs
+from miipher2.audio.levels import active
+from miipher2.audio.resample import resample
+from miipher2.config.paths import ROOT
+from miipher2.config.schema_data import DegradationConfig
+from miipher2.data.degradations.additive import Babble, Colour, Hum
+from miipher2.data.degradations.chain import CHAIN, KINDS, Degradation, apply, draw
+from miipher2.data.degradations.channel import PACKET_SAMPLES, Codec, Dc, Level, PacketLoss, QuantileClipping
+from miipher2.data.degradations.filters import LowPass, Resampling
 from miipher2.data.manifest import Manifest
 from miipher2.data.pools import Pools
 from miipher2.rng import stream
-from miipher2.schema_data import DegradationConfig
 
 # Deterministic, so that a run of the tests is the same run; few, since each decodes and filters.
 few = settings(
@@ -137,7 +138,7 @@ def test_babble_is_several_voices_of_the_pool(pools: Pools) -> None:
     one = Babble((3,), (0.0,), (-3.0,), 10.0).apply(clean, pools) - clean
     wave, rate_hz = pools.voice(3, 0.0, 16000)
     assert pools.voices.row(3).sample_rate_hz == rate_hz
-    alone = audio.resample(wave, rate_hz, 16000)[:16000]
+    alone = resample(wave, rate_hz, 16000)[:16000]
     assert np.corrcoef(one, alone)[0, 1] > 0.999
 
 

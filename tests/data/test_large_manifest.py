@@ -19,7 +19,7 @@ import sys, gc
 from pathlib import Path
 import numpy as np
 from miipher2.data.manifest import Manifest
-from miipher2.data.order import Order
+from miipher2.data.sampler import Order
 
 def own_mb():
     lines = Path("/proc/self/status").read_text().splitlines()

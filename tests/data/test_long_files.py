@@ -8,9 +8,9 @@ import pytest
 from scanning import scan
 from synthetic_voices import voice
 
-from miipher2 import audio
-from miipher2.data import decoded
-from miipher2.data.decoded import Decoder
+from miipher2.audio.io import AudioError, read_audio, write_audio
+from miipher2.data import crop_reader as decoded
+from miipher2.data.crop_reader import CropReader
 from miipher2.data.manifest import Manifest
 
 
@@ -18,7 +18,7 @@ from miipher2.data.manifest import Manifest
 def long_one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
     """Return the manifest of one file of 41.7 s, and its folder."""
     folder = tmp_path_factory.mktemp("long")
-    audio.write(folder / "chapter.flac", voice(41.7, request.param), request.param)
+    write_audio(folder / "chapter.flac", voice(41.7, request.param), request.param)
     return scan(folder, folder), folder
 
 
@@ -27,8 +27,8 @@ def test_a_crop_of_a_part_is_the_crop_of_the_whole(
     long_one: tuple[Manifest, Path], target_rate_hz: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, folder = long_one
-    part = Decoder(manifest, folder, target_rate_hz, cache_mb=64)
-    whole = Decoder(manifest, folder, target_rate_hz, cache_mb=64)
+    part = CropReader(manifest, folder, target_rate_hz, cache_mb=64)
+    whole = CropReader(manifest, folder, target_rate_hz, cache_mb=64)
     places = 41 * 50 + 35 - 100 + 1
     on_a_second = [(50 * second + 0.5) / places for second in (1, 17, 38)]  # where the filter would see an edge first
     for place in (0.0, 0.013, 0.31, 0.5, 0.777, 0.99, 1.0 - 1e-9, *on_a_second):
@@ -45,7 +45,7 @@ def test_a_crop_of_a_part_is_the_crop_of_the_whole(
 
 def test_little_more_than_the_crop_is_decoded(long_one: tuple[Manifest, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, folder = long_one
-    read_seconds, read = [], audio.read
+    read_seconds, read = [], read_audio
 
     def counted(*arguments: Any) -> Any:
         wave, rate_hz = read(*arguments)
@@ -53,7 +53,7 @@ def test_little_more_than_the_crop_is_decoded(long_one: tuple[Manifest, Path], m
         return wave, rate_hz
 
     monkeypatch.setattr(audio, "read", counted)
-    decoder = Decoder(manifest, folder, 16000, cache_mb=64)
+    decoder = CropReader(manifest, folder, 16000, cache_mb=64)
     for place in np.linspace(0, 0.999, 9):
         decoder.crop(0, float(place), 100)
     assert len(read_seconds) == 9
@@ -61,21 +61,21 @@ def test_little_more_than_the_crop_is_decoded(long_one: tuple[Manifest, Path], m
 
 
 def test_a_long_file_that_changed_is_named(tmp_path: Path) -> None:
-    audio.write(tmp_path / "a.wav", voice(31.0), 16000)
+    write_audio(tmp_path / "a.wav", voice(31.0), 16000)
     manifest = scan(tmp_path, tmp_path)
     content = bytearray((tmp_path / "a.wav").read_bytes())
     content[-1000] ^= 1  # one bit, far from the crop, and the length is the same
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(audio.AudioError, match=r"a\.wav: its content is not the manifest's"):
-        Decoder(manifest, tmp_path, 16000, cache_mb=64).crop(0, 0.0, 50)
+    with pytest.raises(AudioError, match=r"a\.wav: its content is not the manifest's"):
+        CropReader(manifest, tmp_path, 16000, cache_mb=64).crop(0, 0.0, 50)
 
 
 def test_what_is_measured_does_not_hang_on_the_blocks_it_is_read_in(tmp_path: Path) -> None:
     wave = voice(45.0, 22050)
     wave[441000 - 1 : 441000 + 2] = 1.0  # a clipped run over the edge of two blocks
-    audio.write(tmp_path / "a.wav", wave, 22050, "FLOAT")
-    from miipher2.data.corpora import Corpus, survey_corpus
-    from miipher2.data.levels import energy_level_db, frame_energies
+    write_audio(tmp_path / "a.wav", wave, 22050, "FLOAT")
+    from miipher2.audio.levels import energy_level_db, frame_energies
+    from miipher2.preparation.corpora import Corpus, survey_corpus
 
     (file,) = survey_corpus(Corpus(tmp_path)).found
     assert file.is_clipped

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scanning import scan
 
-from miipher2 import audio
+from miipher2.audio.io import write_audio
 from miipher2.data.manifest import SPLITS, Manifest
 from miipher2.rng import stream
 
@@ -69,7 +69,7 @@ def test_digest_sees_what_can_alter_training(root: Path, change: dict) -> None:
 def test_one_more_file_moves_no_other_to_another_split(tmp_path: Path) -> None:
     for index in range(60):
         wave = stream(index, "x").uniform(-0.1, 0.1, 50).astype(np.float32)
-        audio.write(tmp_path / f"{index}.wav", wave, 16000)
+        write_audio(tmp_path / f"{index}.wav", wave, 16000)
     whole = {row.sha256: row.split for row in rows(scan(tmp_path, tmp_path))}
     (tmp_path / "7.wav").unlink()
     fewer = {row.sha256: row.split for row in rows(scan(tmp_path, tmp_path))}

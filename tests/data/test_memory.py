@@ -9,7 +9,7 @@ MAKE = """
 import gc, sys
 from pathlib import Path
 import torch
-from miipher2.data.examples import Examples
+from miipher2.data.dataset import SpeechDataset
 from miipher2.data.prepared import Prepared
 
 torch.set_num_threads(1)
@@ -18,7 +18,7 @@ data = Prepared.read(root, "data/prepared")
 snr = {"snr_db": [5, 30]}
 kinds = {"room": {}, "noise": snr, "babble": {**snr, "voices": [2, 2]}, "codec": {"kinds": ["mp3", "gsm"]}, "hum": snr}
 degradation = {name: {"probability": 0.3, **ranges} for name, ranges in kinds.items()}
-examples = Examples(
+examples = SpeechDataset(
     data.speech.select("train"), data.pools(root, "train"), degradation, root=root, seed=0, batch_size=4,
     crop_seconds=0.2, sample_rate_hz=24000, level_db=(-30, -20), cache_mb=0.5,
 )

@@ -10,13 +10,12 @@ import torch
 from omegaconf import OmegaConf
 from synthetic_voices import voice
 
-from miipher2 import audio
-from miipher2.config import stage_config
-from miipher2.data.corpora import corpora_of
-from miipher2.data.examples import Examples
-from miipher2.data.loader import steps_loader
-from miipher2.data.prepare import prepare
+from miipher2.audio.io import write_audio
+from miipher2.data.dataloader import make_dataloader
+from miipher2.data.dataset import SpeechDataset
 from miipher2.data.prepared import Prepared
+from miipher2.preparation.corpora import corpora_of
+from miipher2.preparation.prepare import prepare
 
 MIXTURE = """
 source: corpora
@@ -37,11 +36,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, subset in enumerate([*["train-clean-100"] * 10, "dev-clean", "test-clean"]):
         path = root / f"corpora/LibriTTS_R/{subset}/{number}/1/{number}_1.wav"
         path.parent.mkdir(parents=True)
-        audio.write(path, voice(0.6, 24000, number), 24000)
+        write_audio(path, voice(0.6, 24000, number), 24000)
     (root / "corpora/shards").mkdir()
     with tarfile.open(root / "corpora/shards/0.tar", "w") as shard:
         for number in range(8):
-            audio.write(root / "one.flac", voice(0.6, seed=100 + number), 16000)
+            write_audio(root / "one.flac", voice(0.6, seed=100 + number), 16000)
             member = tarfile.TarInfo(f"ja/s{number}/{number}.flac")
             content = (root / "one.flac").read_bytes()
             member.size = len(content)
@@ -53,10 +52,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make(root: Path) -> Examples:
+def make(root: Path) -> SpeechDataset:
     data = Prepared.read(root, "data/prepared")
     degradation = {"babble": {"probability": 0.5, "snr_db": [5, 20]}, "noise": {"probability": 0.5, "snr_db": [5, 20]}}
-    return Examples(
+    return SpeechDataset(
         data.speech.select("train"),
         data.pools(root, "train"),
         degradation,
@@ -73,7 +72,7 @@ def make(root: Path) -> Examples:
 @pytest.mark.parametrize(("start", "workers"), [(0, 2), (3, 0), (3, 1)])
 def test_batches_of_a_mixture_hang_on_nothing_but_the_step(root: Path, start: int, workers: int) -> None:
     whole, again = (
-        list(steps_loader(make(root), start_step=begin, stop_step=6, batch_size=4, num_workers=count))
+        list(make_dataloader(make(root), start_step=begin, stop_step=6, batch_size=4, num_workers=count))
         for begin, count in ((0, 0), (start, workers))
     )
     for one, other in zip(whole[start:], again, strict=True):

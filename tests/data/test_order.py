@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miipher2.data import order as order_module
+from miipher2.data import sampler as order_module
 from miipher2.data.manifest import Manifest, Utterance
-from miipher2.data.order import BLOCK, Order
+from miipher2.data.sampler import BLOCK, Order
 from miipher2.rng import stream
 
 

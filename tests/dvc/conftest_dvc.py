@@ -167,7 +167,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     for name, values in TINY.items():
         edit(root / "configs" / name, values)
     clone = Clone(root)
-    clone.run(sys.executable, "-m", "miipher2.compose")
+    clone.run(sys.executable, "-m", "miipher2.config.params")
     clone.run("git", "init", "-q", "-b", "main")
     commit(clone, "tiny")
     clone.dvc("repro")

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from conftest_dvc import REPOSITORY, Clone, commit, read_json
 
-from miipher2.evaluate import Evaluation, Row
-from miipher2.metrics.intervals import Bootstrap
-from miipher2.results import Findings, write_results
-from miipher2.table import table
+from miipher2.evaluation.bootstrap import Bootstrap
+from miipher2.evaluation.evaluate import Evaluation, Row
+from miipher2.evaluation.outputs import Findings, write_results
+from miipher2.evaluation.summary import table
 
 RESULTS = "exp/results"
 SYSTEMS = ("degraded", "pre_trained", "fine_tuned")

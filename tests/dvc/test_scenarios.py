@@ -52,7 +52,7 @@ def test_an_edit_of_the_vocoder_leaves_the_adapter_alone(clone: Clone) -> None:
 
 
 def test_params_diff_shows_the_change_and_nothing_else(clone: Clone) -> None:
-    clone.run(sys.executable, "-m", "miipher2.compose", "train_adapter.optim.lr=0.5")
+    clone.run(sys.executable, "-m", "miipher2.config.params", "train_adapter.optim.lr=0.5")
     lines = [line.split() for line in clone.dvc("params", "diff").splitlines()[1:] if line.strip()]
     assert [line[:2] for line in lines] == [["params.yaml", "train_adapter.optim.lr"]]
     assert lines[0][-1] == "0.5"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from miipher2.models.adapter import WithAdapter
-from miipher2.models.mini import new_mini_encoder
-from miipher2.models.pretrained import load_encoder
-from miipher2.models.ssl import SpeechEncoder
+from miipher2.models.encoder.adapter import WithAdapter
+from miipher2.models.encoder.encoder import SpeechEncoder
+from miipher2.models.encoder.from_pretrained import load_encoder
+from miipher2.models.encoder.mini import new_mini_encoder
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from miipher2.models.discriminators import (
+from miipher2.models.vocoder.discriminators import (
     Discriminators,
     MultiPeriodDiscriminator,
     MultiScaleDiscriminator,

@@ -7,9 +7,9 @@ import pytest
 import torch
 import transformers
 
-from miipher2.models.front_end import LogMelFrontEnd, log_mel_front_end
-from miipher2.models.mini import new_mini_encoder
-from miipher2.models.pretrained import load_encoder
+from miipher2.models.encoder.from_pretrained import load_encoder
+from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd, log_mel_front_end
+from miipher2.models.encoder.mini import new_mini_encoder
 
 
 def new_wave(seconds: float) -> torch.Tensor:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_harmonic import DIM, RATES, new_harmonic, numbers
 
-from miipher2.models.generator import Place
-from miipher2.models.generators import exported_generator, new_generator
-from miipher2.models.harmonic import HIGHEST_GAIN, HIGHEST_HARMONIC, NOISE_FRAMES, HarmonicVocos, Pitch
-from miipher2.models.pitch import HIGHEST_HZ, LOWEST_HZ, pitch_of
+from miipher2.models.vocoder.generator import Place
+from miipher2.models.vocoder.harmonic_vocos import HIGHEST_GAIN, HIGHEST_HARMONIC, NOISE_FRAMES, HarmonicVocos, Pitch
+from miipher2.models.vocoder.pitch import HIGHEST_HZ, LOWEST_HZ, pitch_of
+from miipher2.models.vocoder.registry import exported_generator, new_generator
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
@@ -93,14 +93,14 @@ def test_what_is_taught_is_made_at_the_true_pitch() -> None:
     generator, features, first = new_harmonic(16_000), torch.randn(2, 25, DIM), torch.tensor([3, 77])
     time = torch.arange(25 * 320) / 16_000
     wave = sum(torch.sin(2 * math.pi * torch.tensor([[150.0], [210.0]]) * k * time) for k in range(1, 8)) / 20
-    made, loss = generator.taught(features, wave, first)
+    made, loss = generator.training_forward(features, wave, first)
     pitch, place = Pitch(*pitch_of(wave, 16_000)), Place(first, torch.zeros(2))
     assert torch.equal(made, generator(features, place, pitch))
     assert torch.equal(loss, generator.pitch_loss(features, pitch))
     assert not torch.equal(made, generator.at(features, place))
     torch.nn.init.zeros_(generator.pitch_last.weight)
-    assert torch.equal(generator.taught(features, wave, first)[0], made)
-    assert not torch.equal(generator.taught(features, wave, first + 1)[0], made)
+    assert torch.equal(generator.training_forward(features, wave, first)[0], made)
+    assert not torch.equal(generator.training_forward(features, wave, first + 1)[0], made)
 
 
 def test_gains_are_bounded_and_gradients_stay_finite() -> None:
@@ -137,7 +137,7 @@ def test_exported_weights_give_the_same_wave_and_go_on_training() -> None:
     assert torch.equal(again(features), source(features))
     trained = HarmonicVocos(**numbers(16_000))
     trained.load_exported(exported)
-    made, loss = trained.taught(features, torch.randn(1, 5 * 320), torch.tensor([0]))
+    made, loss = trained.training_forward(features, torch.randn(1, 5 * 320), torch.tensor([0]))
     (made.square().mean() + loss).backward()
     assert all(parameter.grad is not None for parameter in trained.parameters())
 

@@ -8,9 +8,9 @@ import torch
 from tiny_harmonic import DIM, RATES, new_harmonic
 from torch import Tensor
 
-from miipher2.models.generator import Place
-from miipher2.models.harmonic import HarmonicVocos, Pitch, _cycles
-from miipher2.models.pitch import HIGHEST_HZ, LOWEST_HZ
+from miipher2.models.vocoder.generator import Place
+from miipher2.models.vocoder.harmonic_vocos import HarmonicVocos, Pitch, _cycles
+from miipher2.models.vocoder.pitch import HIGHEST_HZ, LOWEST_HZ
 
 
 def slow(frames: int) -> Tensor:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from miipher2.models.generators import exported_generator
-from miipher2.models.hifigan import HifiGan
+from miipher2.models.vocoder.hifigan import HifiGan
+from miipher2.models.vocoder.registry import exported_generator
 
 FACTORS = {16_000: [8, 5, 4, 2], 22_050: [7, 7, 3, 3], 24_000: [8, 5, 4, 3], 48_000: [8, 5, 4, 3, 2]}
 

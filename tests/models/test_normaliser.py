@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from miipher2.models.normaliser import FeatureNormaliser
+from miipher2.models.encoder.feature_norm import FeatureNormaliser
 
 
 def test_fit_over_batches_is_fit_over_all_valid_frames() -> None:

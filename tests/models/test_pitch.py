@@ -9,9 +9,9 @@ import pyworld
 import torch
 from torch import Tensor
 
-from miipher2 import audio
-from miipher2.config import ROOT
-from miipher2.models.pitch import HIGHEST_HZ, JUMP_COST, LOWEST_HZ, _cheapest_path, pitch_of
+from miipher2.audio.io import read_audio
+from miipher2.config.paths import ROOT
+from miipher2.models.vocoder.pitch import HIGHEST_HZ, JUMP_COST, LOWEST_HZ, _cheapest_path, pitch_of
 
 RATES = (16_000, 24_000, 48_000)
 
@@ -105,7 +105,7 @@ def test_speech_is_heard_as_another_algorithm_hears_it() -> None:
     errors, agreed = [], []
     for language in ("en", "fr", "it"):
         for path in sorted((ROOT / f"data/embedded/{language}").glob("*.flac"))[:3]:
-            wave, rate_hz = audio.read(path)
+            wave, rate_hz = read_audio(path)
             wave = wave[: min(len(wave), 5 * rate_hz) // (rate_hz // 50) * (rate_hz // 50)]
             true = pyworld.harvest(wave.astype(np.float64), rate_hz, LOWEST_HZ, HIGHEST_HZ, frame_period=10)[0][1::2]
             frequency, is_voiced = (part[0].numpy() for part in pitch_of(torch.from_numpy(wave)[None], rate_hz))

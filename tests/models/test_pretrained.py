@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_encoders import LAYERS, folders, new_model
 
-from miipher2.models.pretrained import EncoderUnavailableError, load_encoder
+from miipher2.models.encoder.from_pretrained import EncoderUnavailableError, load_encoder
 
 __all__ = ["folders"]
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 import transformers
 from small_encoders import DIM, FAMILIES, LAYERS, folders, new_model, new_waves
 
-from miipher2.models.front_end import log_mel_front_end
-from miipher2.models.pretrained import load_encoder
-from miipher2.models.ssl import SpeechEncoder
+from miipher2.models.encoder.encoder import SpeechEncoder
+from miipher2.models.encoder.from_pretrained import load_encoder
+from miipher2.models.encoder.logmel_frontend import log_mel_front_end
 
 __all__ = ["folders"]
 

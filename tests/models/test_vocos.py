@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from miipher2.models.generators import exported_generator, new_generator
-from miipher2.models.vocos import LARGEST_MAGNITUDE, Vocos, overlap_add
+from miipher2.models.vocoder.registry import exported_generator, new_generator
+from miipher2.models.vocoder.vocos import LARGEST_MAGNITUDE, Vocos, overlap_add
 
 RATES = (16_000, 22_050, 24_000, 48_000)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from miipher2.models.wave_front_end import WaveFrontEnd
+from miipher2.models.encoder.conv_frontend import WaveFrontEnd
 
 SHAPES = {
     "as published": ((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
-from miipher2.models.mini import new_mini_encoder
+from miipher2.models.encoder.mini import new_mini_encoder
 
 
 @pytest.fixture(scope="module", params=["mini", "hubert"])

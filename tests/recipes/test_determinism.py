@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from miipher2.training.finite import NonFiniteError
 from tiny_recipes import CPU, RECIPES, batch, copied, flat, moved, read_back
 
-from miipher2.config import ROOT
-from miipher2.environment import start_runtime
-from miipher2.training.finite import NonFiniteError
+from miipher2.config.paths import ROOT
+from miipher2.training.environment import start_runtime
 
 # Calls whose backward on CUDA is refused in deterministic mode, or adds by index in no fixed order outside it.
 REFUSED = (

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from miipher2.training.finite import NonFiniteError
 from tiny_recipes import HARMONIC, VOCOS, batch, copied, flat, moved, vocoder
 from torch import Tensor, nn
 
-from miipher2.losses import discriminator_loss, feature_matching_loss, generator_adversarial_loss
 from miipher2.recipes.vocoder import VocoderRecipe
-from miipher2.training.finite import NonFiniteError
+from miipher2.training.losses import discriminator_loss, feature_matching_loss, generator_adversarial_loss
 
 
 def ready(encoder_folder: Path, *more: str) -> VocoderRecipe:
@@ -38,7 +38,7 @@ def test_every_parameter_of_both_players_moves_and_the_encoder_does_not(
     assert all(parameter.grad is None for parameter in parameters_of(recipe).values())
 
 
-@pytest.mark.parametrize("idle", ["updater_g", "updater_d"])
+@pytest.mark.parametrize("idle", ["generator_optimizer", "discriminator_optimizer"])
 def test_with_one_player_idle_only_the_other_moves(
     encoder_folder: Path, idle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +46,7 @@ def test_with_one_player_idle_only_the_other_moves(
     monkeypatch.setattr(getattr(recipe, idle), "apply", lambda step: None)
     before = copied(parameters_of(recipe))
     recipe.update(batch(), 5)
-    player = "discriminators" if idle == "updater_g" else "generator"
+    player = "discriminators" if idle == "generator_optimizer" else "generator"
     assert moved(before, parameters_of(recipe)) == {name for name in before if name.startswith(player)}
 
 
@@ -56,7 +56,7 @@ def test_one_pass_gives_both_players_the_gradients_of_a_pass_for_each(
     """The same gradients as with a graph for each player, the other one held out of it."""
     recipe, calls = ready(encoder_folder), []
     found: dict[str, dict[str, Tensor]] = {}
-    for updater in (recipe.updater_g, recipe.updater_d):
+    for updater in (recipe.generator_optimizer, recipe.discriminator_optimizer):
 
         def keep(step: int, updater: object = updater) -> None:
             found[updater.name] = {name: part.grad.clone() for name, part in updater.parameters.items()}
@@ -78,7 +78,7 @@ def test_one_pass_gives_both_players_the_gradients_of_a_pass_for_each(
     loss_g = weights["mel"] * recipe.mel_distance(fake, real)
     loss_g = loss_g + weights["adversarial"] * generator_adversarial_loss(judged)
     loss_g = loss_g + weights["feature_matching"] * feature_matching_loss(known, judged)
-    for updater, loss in ((recipe.updater_d, loss_d), (recipe.updater_g, loss_g)):
+    for updater, loss in ((recipe.discriminator_optimizer, loss_d), (recipe.generator_optimizer, loss_g)):
         names, parts = zip(*updater.parameters.items(), strict=True)
         expected = torch.autograd.grad(loss, parts)
         norm = nn.utils.get_total_norm(expected)
@@ -94,9 +94,9 @@ def test_what_is_not_finite_moves_neither_player_and_is_never_saved(
 ) -> None:
     """The gradient of one player is spoilt, between two good steps; `late` is how it is read on CUDA."""
     recipe = ready(encoder_folder, "ema_decay=0.9")
-    recipe.updater_g.finite.late = late
+    recipe.generator_optimizer.finite.late = late
     recipe.update(batch(), 0)
-    spoilt = recipe.updater_g if player == "generator" else recipe.updater_d
+    spoilt = recipe.generator_optimizer if player == "generator" else recipe.discriminator_optimizer
     collect = spoilt.collect
     monkeypatch.setattr(spoilt, "collect", lambda loss, step, **more: collect(loss * float("inf"), step, **more))
     before = copied(parameters_of(recipe) | flat(recipe.state_dict()["ema"]) | flat(recipe.state_dict()["optimizers"]))
@@ -104,8 +104,8 @@ def test_what_is_not_finite_moves_neither_player_and_is_never_saved(
 
     def now() -> dict[str, Tensor]:
         average = flat(dict(recipe.average.state_dict()))
-        moments = {p.name: p.optimizer.state for p in (recipe.updater_g, recipe.updater_d)}
-        parts = {p.name: p.parameters for p in (recipe.updater_g, recipe.updater_d)}
+        moments = {p.name: p.optimizer.state for p in (recipe.generator_optimizer, recipe.discriminator_optimizer)}
+        parts = {p.name: p.parameters for p in (recipe.generator_optimizer, recipe.discriminator_optimizer)}
         kept = {name: {part: dict(moments[name][value]) for part, value in parts[name].items()} for name in parts}
         return parameters_of(recipe) | average | flat(kept)
 
@@ -115,10 +115,10 @@ def test_what_is_not_finite_moves_neither_player_and_is_never_saved(
         assert not moved(before, now())
         monkeypatch.setattr(spoilt, "collect", collect)
         for give_up in (lambda: recipe.update(batch(2), 2), recipe.state_dict):
-            remembered = list(recipe.updater_g.finite._seen)
+            remembered = list(recipe.generator_optimizer.finite._seen)
             with pytest.raises(NonFiniteError, match=said):
                 give_up()
-            recipe.updater_g.finite._seen.extend(remembered)
+            recipe.generator_optimizer.finite._seen.extend(remembered)
     else:
         with pytest.raises(NonFiniteError, match=said):
             recipe.update(batch(1), 1)
@@ -128,7 +128,7 @@ def test_what_is_not_finite_moves_neither_player_and_is_never_saved(
 def test_a_late_reading_costs_a_finite_run_nothing(encoder_folder: Path) -> None:
     """With or without it, the same bits."""
     one, other = ready(encoder_folder, "ema_decay=0.9"), ready(encoder_folder, "ema_decay=0.9")
-    other.updater_g.finite.late = True
+    other.generator_optimizer.finite.late = True
     for step in range(3):
         for recipe in (one, other):
             recipe.update(batch(step), step)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
+from miipher2.training.finite import NonFiniteError
 from safetensors.torch import save_file
 from tiny_recipes import CPU, HARMONIC, RECIPES, VOCOS, adapter, batch, copied, flat, moved, read_back, tiny, vocoder
 
 from miipher2 import rng
-from miipher2.config import ROOT, stage_config
+from miipher2.config.paths import ROOT
 from miipher2.recipes.adapter import AdapterRecipe
-from miipher2.recipes.ssl import SslRecipe, draw_mask
+from miipher2.recipes.masked_prediction import MaskedPredictionRecipe, draw_mask
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.rng import stream
-from miipher2.training.finite import NonFiniteError
 
 
 def test_only_adapters_move_and_every_one_of_them(encoder_folder: Path) -> None:
@@ -62,8 +62,10 @@ def test_what_is_presented_is_what_was_validated(encoder_folder: Path) -> None:
     alone = {name: tensor[:1] for name, tensor in batch().items()}
     ratio = float(first.validate(alone)["valid/error_ratio"])
     assert float(left.square().mean() / before.square().mean()) == pytest.approx(ratio, rel=1e-3)
-    for hears, name in (("clean", "generated"), ("degraded", "restored")):
-        second = vocoder(encoder_folder, "ema_decay=0.9", "model.adapter_hidden_dim=4", f"hears={hears}")
+    for encoder_input, name in (("clean", "generated"), ("degraded", "restored")):
+        second = vocoder(
+            encoder_folder, "ema_decay=0.9", "model.adapter_hidden_dim=4", f"encoder_input={encoder_input}"
+        )
         second.initialise([batch()])
         second.update(batch(), 0)
         (wave,) = second.present(batch()).waves.values()
@@ -75,11 +77,11 @@ def test_validation_changes_no_state_and_draws_nothing(encoder_folder: Path) -> 
     for recipe in (adapter(encoder_folder), vocoder(encoder_folder, "ema_decay=0.9")):
         recipe.initialise([batch()])
         recipe.update(batch(), 3)
-        before, chance = copied(recipe.state_dict()["model"]), rng.global_state()["torch"]
+        before, chance = copied(recipe.state_dict()["model"]), rng.get_state()["torch"]
         recipe.validate(batch())
         recipe.present(batch())
         assert not moved(before, recipe.state_dict()["model"])
-        assert torch.equal(chance, rng.global_state()["torch"])
+        assert torch.equal(chance, rng.get_state()["torch"])
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -170,7 +172,7 @@ def test_the_mini_encoders_pre_training_learns_and_is_read_back(tmp_path: Path) 
     with initialize_config_dir(str(ROOT / "configs" / "pretrain_ssl"), version_base="1.3"):
         config = stage_config(compose("mini_encoder", overrides=[*overrides, "model.units=4"]), "pretrain_ssl")
     torch.manual_seed(0)
-    recipe = SslRecipe.from_config(config, CPU, ROOT)
+    recipe = MaskedPredictionRecipe.from_config(config, CPU, ROOT)
     recipe.initialise([batch(seed) for seed in range(3)])
     first = float(recipe.validate(batch())["valid/loss"])
     for step in range(120):

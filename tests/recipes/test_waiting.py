@@ -33,7 +33,11 @@ def test_an_update_asks_the_device_for_nothing(encoder_folder: Path, name: str) 
     """With a batch in which one example is shorter than the crop, so that masks are in use."""
     recipe = RECIPES[name](encoder_folder)
     recipe.initialise([batch()])
-    players = [player for player in (getattr(recipe, n, None) for n in ("updater", "updater_g", "updater_d")) if player]
+    players = [
+        player
+        for player in (getattr(recipe, n, None) for n in ("updater", "generator_optimizer", "discriminator_optimizer"))
+        if player
+    ]
     for player in players:
         player.finite.late = True  # as on CUDA
     recipe.update(batch(), 2)

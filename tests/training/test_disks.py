@@ -15,7 +15,7 @@ import torch
 from tiny_run import Tiny
 
 from miipher2.training import checkpoint
-from miipher2.training import folder as run_folder
+from miipher2.training import run_dir as run_folder
 from miipher2.training.checkpoint import checkpoints, load
 
 
@@ -155,7 +155,7 @@ def test_one_folder_has_one_run(tmp_path: Path) -> None:
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(run_folder.FolderInUseError, match=f"{folder}: another process is training in it"):
+    with pytest.raises(run_folder.RunDirInUseError, match=f"{folder}: another process is training in it"):
         Tiny(folder)()
     assert [path.name for path in folder.iterdir()] == [".lock"]
     other.kill()

@@ -8,7 +8,7 @@ import pytest
 from tiny_run import CONFIG, Tiny, TinyRecipe
 
 from miipher2.training.checkpoint import CheckpointError
-from miipher2.training.drift import ConfigChangedError, changes, is_harmless, message
+from miipher2.training.config_diff import ConfigChangedError, changes, is_harmless, message
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def test_rotation_counts_by_step_and_spares_the_parent_and_other_runs(tmp_path: 
     for kind in ("pt", "json"):
         shutil.copyfile(tmp_path / f"other/checkpoint_3.{kind}", folder / f"checkpoint_3.{kind}")
     (folder / "checkpoint_1.pt").write_bytes(b"whose?")
-    from miipher2.training.folder import rotate
+    from miipher2.training.run_dir import rotate
 
     removed = rotate(folder, run_id=resumed.run.run_id, keep_last_n=1, parent=resumed.run.parent)
     assert [path.name for path in removed] == ["checkpoint_2.pt", "checkpoint_6.pt"]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from miipher2.training.finite import NonFiniteError
 from tiny_run import CONFIG, STATE, Tiny, content_of, differences, rewrite
 
 from miipher2.training.checkpoint import ENTRIES, CheckpointError
-from miipher2.training.finite import NonFiniteError
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path: Path)
             seen["before"] = {name: tensor.clone() for name, tensor in self.state_dict()["model"].items()}
             seen["recipe"] = self
             loss = sum(parameter.sum() for parameter in self.model.parameters())
-            self.updater_g.minimize(loss * float("nan"), step)
+            self.generator_optimizer.minimize(loss * float("nan"), step)
             raise AssertionError
 
     with pytest.raises(NonFiniteError, match=r"step 6: g has loss nan .* batch 5 holds the utterances \[5, 6, 7, 8\]"):
@@ -234,7 +234,7 @@ def test_an_infinite_loss_with_finite_gradients_stops_too() -> None:
     recipe = TinyRecipe()
     loss = sum(parameter.sum() for parameter in recipe.model.parameters()) + torch.tensor(float("inf"))
     with pytest.raises(NonFiniteError, match="step 1: g has loss inf"):
-        recipe.updater_g.minimize(loss, 0)
+        recipe.generator_optimizer.minimize(loss, 0)
 
 
 def test_resume_of_a_run_that_was_not_made_with_this_configuration_is_told_apart(tmp_path: Path, whole: Path) -> None:
@@ -247,7 +247,7 @@ def test_the_learning_rate_is_a_function_of_the_step_and_not_of_a_players_own_up
     """A discriminator that starts late would otherwise be behind after a resume, or ahead."""
     from tiny_run import TinyRecipe
 
-    player = TinyRecipe().updater_d
+    player = TinyRecipe().discriminator_optimizer
     player.minimize(sum(parameter.sum() for parameter in player.parameters.values()), 9)
     assert player.updates == 1
     assert {group["lr"] for group in player.optimizer.param_groups} == {player.schedule(9)}

@@ -14,9 +14,8 @@ import pyarrow.ipc
 import pyarrow.parquet as parquet
 from jaxtyping import Int
 
-from miipher2.data.shards import Section
-from miipher2.data.splits import SPLITS
-from miipher2.data.survey import file_digest
+from miipher2.atomic_io import sha256_of
+from miipher2.audio.io import FileSection
 
 SCHEMA = pa.schema(
     [
@@ -38,6 +37,7 @@ SCHEMA = pa.schema(
 )
 # What can alter training: no path, and no place in a shard.
 DIGESTED = ("sha256", "split", "corpus", "speaker", "language", "seconds")
+SPLITS = ("train", "valid", "test")
 ROWS_IN_MEMORY = 2**16  # of a table that is gone through
 
 
@@ -64,10 +64,10 @@ class Utterance:
         """Its path, with the member after a colon."""
         return f"{self.path}:{self.member}" if self.member else self.path
 
-    def source(self, root: Path) -> Path | Section:
+    def source(self, root: Path) -> Path | FileSection:
         """Return what `audio.read` takes."""
         path = root / self.path
-        return Section(path, self.offset_bytes, self.size_bytes, self.member) if self.member else path
+        return FileSection(path, self.offset_bytes, self.size_bytes, self.member) if self.member else path
 
 
 class Manifest:
@@ -124,7 +124,7 @@ class Manifest:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         table = self._selected().replace_schema_metadata(None)
         parquet.write_table(table, temporary)
-        about = {"parquet_sha256": file_digest(temporary), "digest": self.digest}
+        about = {"parquet_sha256": sha256_of(temporary), "digest": self.digest}
         twin = temporary.with_suffix(".arrow")
         with pa.OSFile(str(twin), "wb") as file, pa.ipc.new_file(file, SCHEMA.with_metadata(about)) as writer:
             writer.write_table(table, max_chunksize=ROWS_IN_MEMORY)
@@ -191,6 +191,6 @@ def _read_twin(path: Path) -> Manifest | None:
         return None
     file = pa.ipc.open_file(pa.memory_map(str(twin)))
     about = file.schema.metadata or {}
-    if not file.schema.equals(SCHEMA) or about.get(b"parquet_sha256", b"").decode() != file_digest(path):
+    if not file.schema.equals(SCHEMA) or about.get(b"parquet_sha256", b"").decode() != sha256_of(path):
         return None
     return Manifest(file.read_all(), digest=about[b"digest"].decode())

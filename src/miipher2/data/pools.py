@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from miipher2 import audio
+from miipher2.atomic_io import sha256_of
+from miipher2.audio.io import AudioError, read_audio, read_info
+from miipher2.audio.resample import resample
+from miipher2.data.lru_cache import LruCache
 from miipher2.data.manifest import Manifest
-from miipher2.data.recent import Recent
-from miipher2.data.survey import file_digest
 
 RATE_HZ = 16000
 
@@ -43,7 +44,7 @@ class Pools:
         # By number and not by name: a fixed size, however many are drawn.
         self._checked_noises = np.zeros(len(self.noises), dtype=bool)
         self._checked_voices = np.zeros(len(self.voices), dtype=bool)
-        self._responses: Recent[int, Wave] = Recent(cache_mb, lambda wave: wave.nbytes)
+        self._responses: LruCache[int, Wave] = LruCache(cache_mb, lambda wave: wave.nbytes)
 
     def response(self, index: int) -> Wave:
         """Return room response `index`, read-only.
@@ -63,7 +64,7 @@ class Pools:
             AudioError: the file is missing or is not the one of the manifest.
         """
         wave, rate_hz = self._excerpt(self.noises, self._checked_noises, "noise", index, start_seconds, samples)
-        return audio.resample(wave, rate_hz, RATE_HZ)[:samples]
+        return resample(wave, rate_hz, RATE_HZ)[:samples]
 
     def voice(self, index: int, start: float, samples: int) -> tuple[Wave, int]:
         """Return what lasts `samples` values at 16 kHz of voice `index`, repeated as a noise is, and its rate in Hz.
@@ -82,23 +83,23 @@ class Pools:
     ) -> tuple[Wave, int]:
         row = pool.row(index)
         source = row.source(self._root)
-        about = audio.info(source)
+        about = read_info(source)
         if not checked[index]:  # once a process: a file may be long, and only a part of it is read
-            if file_digest(source) != row.sha256:
-                raise audio.AudioError(f"{source}: is not the {kind} that the manifest has; run prepare_data again")
+            if sha256_of(source) != row.sha256:
+                raise AudioError(f"{source}: is not the {kind} that the manifest has; run prepare_data again")
             checked[index] = True
         first = min(int(start_seconds * about.sample_rate_hz), about.samples - 1)
         needed = -(-samples * about.sample_rate_hz // RATE_HZ) + 1
         if first + needed <= about.samples:
-            return audio.read(source, first, needed)
-        wave, rate_hz = audio.read(source)
+            return read_audio(source, first, needed)
+        wave, rate_hz = read_audio(source)
         return np.resize(np.roll(wave, -first), needed), rate_hz
 
     def _read_response(self, index: int) -> Wave:
         row = self.rooms.row(index)
         source = row.source(self._root)
-        wave, rate_hz = audio.read(source)
-        if rate_hz != RATE_HZ or file_digest(source) != row.sha256:
-            raise audio.AudioError(f"{source}: is not the response that the manifest has; run prepare_data again")
+        wave, rate_hz = read_audio(source)
+        if rate_hz != RATE_HZ or sha256_of(source) != row.sha256:
+            raise AudioError(f"{source}: is not the response that the manifest has; run prepare_data again")
         wave.flags.writeable = False
         return wave

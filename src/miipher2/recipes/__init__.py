@@ -1,1 +1,7 @@
-"""What the stages train: the adapter, the vocoder and the mini encoder, each as a recipe for the one loop."""
+"""What the stages train, each as a recipe for the one loop.
+
+adapter             stage 1
+vocoder             stages 2 and 3
+masked_prediction   the mini encoder
+components          what recipes are built from
+"""

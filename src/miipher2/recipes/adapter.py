@@ -1,6 +1,7 @@
-"""Stage 1: parallel adapters that give, for degraded speech, the features the frozen encoder has for clean speech."""
+"""Stage 1: parallel adapters that turn the encoder's features of degraded speech into those of clean speech."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from miipher2.losses import feature_loss
-from miipher2.models.normaliser import FeatureNormaliser
-from miipher2.models.ssl import SpeechEncoder
-from miipher2.recipes.parts import check_names, fit_normaliser, halves, make_encoder, make_updater, named, under
-from miipher2.training import ranks
-from miipher2.training.recipe import Batch, Metrics, Presented
-from miipher2.training.updater import Updater
+from miipher2.config.schema import AdapterConfig
+from miipher2.models.encoder.encoder import SpeechEncoder
+from miipher2.models.encoder.feature_norm import FeatureNormaliser
+from miipher2.recipes.components import check_names, fit_normaliser, make_encoder, make_optimizer, named, under
+from miipher2.training import distributed
+from miipher2.training.losses import feature_loss
+from miipher2.training.optimizer import NetworkOptimizer
+from miipher2.training.recipe import Batch, Metrics
 
 
 class AdapterRecipe:
-    """Trains the encoder's adapters against its own frozen layers: one copy and one pass of the front end for both.
+    """Trains the encoder's adapters against its own frozen layers, which share one copy and one front-end pass.
 
     Args:
         encoder: with adapters, on the device to train on.
@@ -37,39 +39,38 @@ class AdapterRecipe:
     )
 
     def __init__(
-        self, encoder: SpeechEncoder, updater: Updater, *, loss_weights: dict[str, float], precision: str
+        self, encoder: SpeechEncoder, optimizer: NetworkOptimizer, *, loss_weights: dict[str, float], precision: str
     ) -> None:
-        self.encoder = encoder
-        self.sources = {"encoder": encoder.digest}
+        self.encoder, self.optimizer = encoder, optimizer
+        self.upstream_digests = {"encoder": encoder.digest}
         self.device = next(encoder.parameters()).device
         self.normaliser = FeatureNormaliser(encoder.dim).to(self.device)
-        self.updater = updater
         self.loss_weights: dict[str, Any] = loss_weights
         self.bf16 = precision == "bf16"
         if self.bf16:
             encoder.hold_frozen_in(torch.bfloat16)
 
     @classmethod
-    def from_config(cls, config: Any, device: torch.device, root: Path) -> "AdapterRecipe":
-        """Make the recipe of a stage's configuration."""
+    def from_config(cls, config: AdapterConfig, device: torch.device, root: Path) -> "AdapterRecipe":
+        """Build the recipe that a stage's configuration describes."""
         encoder = make_encoder(config.model, root).to(device)
-        updater = make_updater("adapter", encoder.adapters.named_parameters(), config.optim)
-        return cls(encoder, updater, loss_weights=dict(config.loss), precision=config.precision)
+        optimizer = make_optimizer("adapter", encoder.adapters.named_parameters(), config.optim)
+        return cls(encoder, optimizer, loss_weights=asdict(config.loss), precision=config.precision)
 
     def initialise(self, batches: Iterable[Batch]) -> None:
-        """Take the statistics of clean features."""
+        """Fit the statistics of clean features."""
         fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
 
     def update(self, batch: Batch, step: int) -> Metrics:
         """Move the adapters once towards the clean features."""
         predicted, target, _, valid = self._features(batch)
-        loss = feature_loss(predicted, target, valid, average=ranks.mean, **self.loss_weights)
-        norm = self.updater.minimize(loss, step)
+        loss = feature_loss(predicted, target, valid, average=distributed.mean_over_ranks, **self.loss_weights)
+        norm = self.optimizer.minimize(loss, step)
         return {"adapter/loss": loss.detach(), "adapter/grad_norm": norm}
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> Metrics:
-        """Return the loss, and how much of the degraded features' error is left (squared, and L1)."""
+        """Return the loss, and how much of the degraded features' error remains (squared, and L1)."""
         predicted, target, degraded, valid = self._features(batch, with_degraded=True)
         assert degraded is not None
         return {
@@ -79,29 +80,29 @@ class AdapterRecipe:
         }
 
     @torch.no_grad()
-    def present(self, batch: Batch) -> Presented:
-        """Return the features of clean and of degraded speech, and what the adapters make of the latter."""
+    def samples(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the features of clean and of degraded speech, and the adapters' features of degraded speech."""
         predicted, target, degraded, _ = self._features(batch, with_degraded=True)
         assert degraded is not None
-        return Presented(features={"clean": target, "degraded": degraded, "cleaned": predicted})
+        return {}, {"clean": target, "degraded": degraded, "cleaned": predicted}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the adapters, the feature statistics and the optimizer; the frozen encoder is its name and digest."""
+        """Return adapters, feature statistics and optimizer; the frozen encoder is only its name and digest."""
         return {
             "model": self._weights(),
-            "optimizers": {self.updater.name: self.updater.optimizer_state()},
-            "schedules": {self.updater.name: self.updater.schedule_state()},
+            "optimizers": {self.optimizer.name: self.optimizer.optimizer_state()},
+            "schedules": {self.optimizer.name: self.optimizer.schedule_state()},
             "ema": {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over such a state, strictly."""
+        """Load such a state, strictly."""
         model = state["model"]
         check_names(model, self._weights())
         self.encoder.load_adapter_state_dict(under("adapters.", model))
         self.normaliser.load_state_dict(under("normaliser.", model))
-        name = self.updater.name
-        self.updater.load(state["optimizers"][name], state["schedules"][name])
+        name = self.optimizer.name
+        self.optimizer.load(state["optimizers"][name], state["schedules"][name])
 
     def export(self) -> dict[str, dict[str, Tensor]]:
         """Return adapters and feature statistics."""
@@ -119,13 +120,12 @@ class AdapterRecipe:
         Float[Tensor, "batch frame dim"] | None,
         Bool[Tensor, "batch frame"],
     ]:
-        """Return predicted, clean and (for validation) degraded features, normalised, and which frames hold audio."""
-        # Each as it lies in pinned memory: what is joined before it is copied would lie elsewhere.
+        """Return predicted, clean and (for validation) degraded features, normalised, and which frames are valid."""
+        # Copied before they are joined: the join of two pinned tensors is not pinned.
         both = torch.cat([batch[side].to(self.device, non_blocking=True) for side in ("clean", "degraded")])
         frames = batch["valid_frames"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            embedded = self.encoder.embed(both, frames.repeat(2))
-            clean, degraded = halves(embedded)
+            clean, degraded = self.encoder.embed(both, frames.repeat(2)).halves()
             with torch.no_grad():
                 target = self.encoder.contextualise(clean, adapted=False)
                 plain = self.encoder.contextualise(degraded, adapted=False) if with_degraded else None

@@ -1,6 +1,7 @@
-"""Stages 2 and 3: a vocoder against discriminators; they differ in what it hears and in the weights it starts from."""
+"""Stages 2 and 3: a vocoder trained against discriminators. They differ in encoder input and starting weights."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +9,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from miipher2.losses import MelDistance, discriminator_loss, feature_matching_loss, generator_adversarial_loss
-from miipher2.models.discriminators import Discriminators
-from miipher2.models.generator import Generator
-from miipher2.models.generators import new_generator
-from miipher2.models.normaliser import FeatureNormaliser
-from miipher2.models.ssl import SpeechEncoder
-from miipher2.recipes.parts import (
+from miipher2.config.schema import VocoderConfig, VocoderLossConfig
+from miipher2.config.schema_data import FRAMES_PER_SECOND
+from miipher2.models.encoder.encoder import SpeechEncoder
+from miipher2.models.encoder.feature_norm import FeatureNormaliser
+from miipher2.models.vocoder.discriminators import Discriminators
+from miipher2.models.vocoder.generator import Generator
+from miipher2.models.vocoder.registry import new_generator
+from miipher2.recipes.components import (
     check_names,
     fit_normaliser,
     make_encoder,
-    make_updater,
+    make_optimizer,
     named,
     read_weights,
     under,
 )
-from miipher2.training.average import MovingAverage
-from miipher2.training.finite import Finiteness
-from miipher2.training.recipe import Batch, Metrics, Presented
-from miipher2.training.updater import Updater
+from miipher2.training.ema import ExponentialMovingAverage
+from miipher2.training.losses import (
+    MelDistance,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_adversarial_loss,
+)
+from miipher2.training.optimizer import FiniteCheck, NetworkOptimizer
+from miipher2.training.recipe import Batch, Metrics
 
 
 class VocoderRecipe:
-    """Trains a generator from SSL features to a waveform, and discriminators against it.
+    """Trains a generator from encoder features to a waveform, and discriminators against it.
 
     Args:
-        encoder: frozen, with its adapters where the vocoder hears degraded speech.
-        hears: `clean` or `degraded`: which side of an example goes through the encoder.
-        loss_weights: `mel`, `feature_matching`, `adversarial`, and `adversarial_from_step`, before which only the
-            generator moves and only by the mel distance.
-        segment_frames: what the generator makes of a crop; the encoder hears all of the crop.
-        started_from: digests of the weights that the stage started from: `adapter`, `vocoder`.
+        encoder: frozen, with its adapters where its input is degraded speech.
+        optimizers: of the generator and of the discriminators.
+        encoder_input: `clean` or `degraded`: which side of an example goes through the encoder.
+        loss_weights: the `loss` section of the configuration.
+        segment_frames: what the generator makes of a crop; the encoder gets the whole crop.
+        init_digests: sha256 of the weights that the stage started from: `adapter`, `vocoder`.
         ema_decay: of a moving average of the generator, which is then what is exported; None for none.
 
     Source: Kong et al. 2020, HiFi-GAN (arXiv:2010.05646), sections 2.2-2.4.
@@ -61,102 +68,104 @@ class VocoderRecipe:
         normaliser: FeatureNormaliser,
         generator: Generator,
         discriminators: Discriminators,
-        updaters: tuple[Updater, Updater],
+        optimizers: tuple[NetworkOptimizer, NetworkOptimizer],
         *,
-        hears: str,
-        loss_weights: dict[str, float],
+        encoder_input: str,
+        loss_weights: VocoderLossConfig,
         segment_frames: int,
         precision: str,
         ema_decay: float | None,
-        started_from: dict[str, str],
+        init_digests: dict[str, str],
     ) -> None:
-        self.sources = {"encoder": encoder.digest, **started_from}
+        self.upstream_digests = {"encoder": encoder.digest, **init_digests}
         self.encoder, self.normaliser = encoder, normaliser
         self.generator, self.discriminators = generator, discriminators
-        self.updater_g, self.updater_d = updaters
-        self.hears, self.loss_weights, self.segment_frames = hears, loss_weights, segment_frames
+        self.generator_optimizer, self.discriminator_optimizer = optimizers
+        self.encoder_input, self.loss_weights, self.segment_frames = encoder_input, loss_weights, segment_frames
         self.bf16 = precision == "bf16"
         if self.bf16:
             encoder.hold_frozen_in(torch.bfloat16)
         self.device = next(generator.parameters()).device
         self.mel_distance = MelDistance(generator.sample_rate_hz).to(self.device)
-        self.average = None if ema_decay is None else MovingAverage(generator, ema_decay)
+        self.ema = None if ema_decay is None else ExponentialMovingAverage(generator, ema_decay)
 
     @classmethod
-    def from_config(cls, config: Any, device: torch.device, root: Path) -> "VocoderRecipe":
-        """Make the recipe of a stage's configuration, with the weights that `init_from` names."""
+    def from_config(cls, config: VocoderConfig, device: torch.device, root: Path) -> "VocoderRecipe":
+        """Build the recipe that a stage's configuration describes, with the weights that `init_from` names."""
         model = config.model
         encoder = make_encoder(model, root)
         normaliser = FeatureNormaliser(encoder.dim)
-        generator = new_generator(dim=encoder.dim, sample_rate_hz=model.sample_rate_hz, **model.generator)
-        discriminators = Discriminators(**model.discriminator)
-        started_from = {}
+        generator = new_generator(dim=encoder.dim, sample_rate_hz=model.sample_rate_hz, **asdict(model.generator))
+        discriminators = Discriminators(**asdict(model.discriminator))
+        init_digests = {}
         if (published := config.init_from.adapter) is not None:
-            weights, started_from["adapter"] = read_weights("init_from.adapter", published, "final", root)
+            weights, init_digests["adapter"] = read_weights("init_from.adapter", published, "final", root)
             encoder.load_adapter_state_dict(under("adapters.", weights))
         if (published := config.init_from.vocoder) is not None:
-            weights, started_from["vocoder"] = read_weights("init_from.vocoder", published, "final", root)
+            weights, init_digests["vocoder"] = read_weights("init_from.vocoder", published, "final", root)
             generator.load_exported(under("generator.", weights))
             normaliser.load_state_dict(under("normaliser.", weights))
             discriminators.load_state_dict(read_weights("init_from.vocoder", published, "discriminators", root)[0])
         for module in (encoder, normaliser, generator, discriminators):
             module.to(device)
         encoder.requires_grad_(False)
-        finite = Finiteness(device)
+        finite = FiniteCheck(device)
+        assert config.data.segment_frames is not None
         return cls(
             encoder,
             normaliser,
             generator,
             discriminators,
             (
-                make_updater("generator", generator.named_parameters(), config.optim, finite),
-                make_updater("discriminators", discriminators.named_parameters(), config.optim_discriminator, finite),
+                make_optimizer("generator", generator.named_parameters(), config.optim, finite),
+                make_optimizer("discriminators", discriminators.named_parameters(), config.optim_discriminator, finite),
             ),
-            hears=config.hears,
-            loss_weights=dict(config.loss),
+            encoder_input=config.encoder_input,
+            loss_weights=config.loss,
             segment_frames=config.data.segment_frames,
             precision=config.precision,
             ema_decay=config.ema_decay,
-            started_from=started_from,
+            init_digests=init_digests,
         )
 
     def initialise(self, batches: Iterable[Batch]) -> None:
-        """Take the statistics of clean features, unless they came with the weights that the stage starts from."""
-        if "vocoder" not in self.sources:
+        """Fit the statistics of clean features, unless they came with the weights that the stage starts from."""
+        if "vocoder" not in self.upstream_digests:
             fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
 
     def update(self, batch: Batch, step: int) -> Metrics:
         """Make one update of the discriminators and one of the generator.
 
-        The discriminators hear real and fake once: what they say of them serves their own loss and the generator's, and
-        neither player moves before both gradients are known.
+        The discriminators see real and generated speech once, for their own loss and for the generator's, and neither
+        network changes before both gradients are computed.
         """
         features, real = self._segment(batch)
         weights = self.loss_weights
-        adversarial = step >= weights["adversarial_from_step"]
+        adversarial = step >= weights.adversarial_from_step
         metrics: Metrics = {}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             first = batch["utterance"] + batch["segment_start"]
-            fake, own_loss = self.generator.taught(features, real, first.to(self.device, non_blocking=True))
+            fake, own_loss = self.generator.training_forward(features, real, first.to(self.device, non_blocking=True))
             fake = fake.float()
             if adversarial:
-                known, judged = self.discriminators(real), self.discriminators(fake)
+                real_views, fake_views = self.discriminators(real), self.discriminators(fake)
         mel = self.mel_distance(fake, real)
-        loss_g = weights["mel"] * mel if own_loss is None else weights["mel"] * mel + own_loss
+        loss_g = weights.mel * mel if own_loss is None else weights.mel * mel + own_loss
         if adversarial:
-            fooling, matching = generator_adversarial_loss(judged), feature_matching_loss(known, judged)
-            loss_g = loss_g + weights["adversarial"] * fooling + weights["feature_matching"] * matching
+            fooling = generator_adversarial_loss(fake_views)
+            matching = feature_matching_loss(real_views, fake_views)
+            loss_g = loss_g + weights.adversarial * fooling + weights.feature_matching * matching
             metrics["generator/adversarial"] = fooling.detach()
             metrics["generator/feature_matching"] = matching.detach()
-        metrics["generator/grad_norm"] = self.updater_g.collect(loss_g, step, retain_graph=adversarial)
+        metrics["generator/grad_norm"] = self.generator_optimizer.backward(loss_g, step, retain_graph=adversarial)
         if adversarial:
-            loss_d = discriminator_loss(known, judged)
-            metrics["discriminator/grad_norm"] = self.updater_d.collect(loss_d, step)
+            loss_d = discriminator_loss(real_views, fake_views)
+            metrics["discriminator/grad_norm"] = self.discriminator_optimizer.backward(loss_d, step)
             metrics["discriminator/loss"] = loss_d.detach()
-            self.updater_d.apply(step)
-        self.updater_g.apply(step)
-        if self.average is not None:
-            self.average.follow(self.generator, self.updater_g.finite.broken)
+            self.discriminator_optimizer.step(step)
+        self.generator_optimizer.step(step)
+        if self.ema is not None:
+            self.ema.update(self.generator, self.generator_optimizer.finite.found_inf)
         return {**metrics, "generator/loss": loss_g.detach(), "generator/mel": mel.detach()}
 
     @torch.no_grad()
@@ -167,59 +176,59 @@ class VocoderRecipe:
         return {"valid/mel": self.mel_distance(fake, batch["target"].to(self.device))}
 
     @torch.no_grad()
-    def present(self, batch: Batch) -> Presented:
-        """Return the generated wave: `restored` where degraded speech is heard, `generated` where clean speech is."""
+    def samples(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the generated waveform: `restored` from degraded speech, `generated` from clean speech."""
         wave = self._exported_generator()(self._features(batch)).float()
-        return Presented(waves={"restored" if self.hears == "degraded" else "generated": wave})
+        return {"restored" if self.encoder_input == "degraded" else "generated": wave}, {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return generator, discriminators, feature statistics, both optimizers and the moving average."""
-        players = (self.updater_g, self.updater_d)
+        """Return generator, discriminators, feature statistics, both optimizers and the EMA."""
+        optimizers = (self.generator_optimizer, self.discriminator_optimizer)
         return {
             "model": {
-                **named("generator.", self.generator),
-                **named("discriminators.", self.discriminators),
-                **named("normaliser.", self.normaliser),
+                name: tensor
+                for prefix, module in self._modules().items()
+                for name, tensor in named(prefix, module).items()
             },
-            "optimizers": {player.name: player.optimizer_state() for player in players},
-            "schedules": {player.name: player.schedule_state() for player in players},
-            "ema": {} if self.average is None else dict(self.average.state_dict()),
+            "optimizers": {each.name: each.optimizer_state() for each in optimizers},
+            "schedules": {each.name: each.schedule_state() for each in optimizers},
+            "ema": {} if self.ema is None else dict(self.ema.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over such a state, strictly."""
+        """Load such a state, strictly."""
         model = state["model"]
-        modules = {"generator.": self.generator, "discriminators.": self.discriminators, "normaliser.": self.normaliser}
-        check_names(model, [name for prefix, module in modules.items() for name in named(prefix, module)])
-        for prefix, module in modules.items():
+        check_names(model, [name for prefix, module in self._modules().items() for name in named(prefix, module)])
+        for prefix, module in self._modules().items():
             module.load_state_dict(under(prefix, model))
-        if (self.average is None) != (not state["ema"]):
-            raise ValueError("the checkpoint and this run disagree on ema_decay: one of them keeps a moving average")
-        if self.average is not None:
-            self.average.load_state_dict(state["ema"])
-        for player in (self.updater_g, self.updater_d):
-            player.load(state["optimizers"][player.name], state["schedules"][player.name])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        for each in (self.generator_optimizer, self.discriminator_optimizer):
+            each.load(state["optimizers"][each.name], state["schedules"][each.name])
 
     def export(self) -> dict[str, dict[str, Tensor]]:
-        """Return what restoring needs, and beside it the discriminators, to fine-tune against."""
-        folded = {
-            f"generator.{name}": value for name, value in self._exported_generator().exported_state_dict().items()
-        }
+        """Return what inference needs and, as a file of their own, the discriminators to fine-tune against."""
+        generator = self._exported_generator().exported_state_dict()
+        folded = {f"generator.{name}": value for name, value in generator.items()}
         return {
             "final": folded | named("normaliser.", self.normaliser),
             "discriminators": dict(self.discriminators.state_dict()),
         }
 
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"generator.": self.generator, "discriminators.": self.discriminators, "normaliser.": self.normaliser}
+
     def _exported_generator(self) -> Generator:
-        if self.average is None:
+        if self.ema is None:
             return self.generator
-        assert isinstance(self.average.module, Generator)
-        return self.average.module
+        assert isinstance(self.ema.module, Generator)
+        return self.ema.module
 
     def _features(self, batch: Batch) -> Float[Tensor, "batch frame dim"]:
-        waves = batch[self.hears].to(self.device, non_blocking=True)
+        waves = batch[self.encoder_input].to(self.device, non_blocking=True)
+        is_adapted = self.encoder_input == "degraded"
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features = self.encoder(waves, batch["valid_frames"], adapted=self.hears == "degraded").float()
+            features = self.encoder(waves, batch["valid_frames"], adapted=is_adapted).float()
         return self.normaliser(features)
 
     def _segment(self, batch: Batch) -> tuple[Float[Tensor, "batch segment dim"], Float[Tensor, "batch time"]]:
@@ -227,7 +236,7 @@ class VocoderRecipe:
         features = self._features(batch)
         starts = batch["segment_start"].to(self.device, non_blocking=True)
         frames = starts[:, None] + torch.arange(self.segment_frames, device=self.device)
-        hop = self.generator.sample_rate_hz // 50
+        hop = self.generator.sample_rate_hz // FRAMES_PER_SECOND
         times = starts[:, None] * hop + torch.arange(self.segment_frames * hop, device=self.device)
         wave = batch["target"].to(self.device, non_blocking=True)
         segment = features.gather(1, frames[:, :, None].expand(-1, -1, features.shape[2]))

@@ -1,27 +1,34 @@
-"""The one loop: it owns time, and knows steps and not speech."""
+"""The one loop: it owns time, and knows steps but not speech."""
 
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from miipher2 import rng
-from miipher2.training import folder as run_folder
-from miipher2.training import ranks
-from miipher2.training.finite import NonFiniteError
-from miipher2.training.recipe import Batch, Metrics, Recipe, Tracker
+from miipher2.training import distributed, run_dir
+from miipher2.training.history import History
+from miipher2.training.optimizer import NonFiniteError
+from miipher2.training.recipe import Batch, Recipe
 from miipher2.training.run import Run
 from miipher2.training.signals import Interrupted, stop_request
 
 log = logging.getLogger(__name__)
 
 
+class MetricLogger(Protocol):
+    """Where metrics are shown: a progress bar, W&B. Whatever it does changes no result."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Take the metrics of one step; most steps have none."""
+
+
 @dataclass(frozen=True)
-class Plan:
-    """When things happen, all in steps; `best_metric` is the validation metric whose lowest value is remembered."""
+class LoopConfig:
+    """How far and how often, all in steps; `best_metric` is the validation metric whose minimum is remembered."""
 
     steps: int
     log_interval: int
@@ -31,51 +38,108 @@ class Plan:
     best_metric: str
 
 
-def train(
-    recipe: Recipe,
-    run: Run,
-    plan: Plan,
-    *,
-    batches: Callable[[int, int], Iterable[Batch]],
-    validation: Callable[[], Iterable[Batch]],
-    tracker: Tracker,
-    resume_command: Callable[[str], str],
-    present: Callable[[int], None] = lambda step: None,
-) -> dict[str, float]:
-    """Train from the run's start to `plan.steps` and return the metrics of a last validation.
+@dataclass
+class Loop:
+    """Trains a recipe from its run's start to `config.steps`.
 
     Args:
-        batches: gives this rank's share of the batches of the steps [from, to), a pure function of the step.
+        batches: gives this rank's share of the batches of the steps [start, stop), a pure function of the step.
         validation: gives this rank's share of the fixed validation batches.
-        resume_command: gives the command that goes on from a checkpoint, to be shown where a signal stops the run.
-        present: called after each validation on the way, with the step; what it draws is put back.
-
-    Raises:
-        Interrupted: a signal stopped it; a checkpoint was saved.
-        NonFiniteError: a loss or gradient is not finite; names the step and the batch.
+        wandb: identity of the W&B run (id, name, project), for the checkpoints.
+        resume_command: gives the command that resumes from a checkpoint, printed when a signal stops the run.
+        after_validation: called with the step after each validation; random numbers it draws are given back.
     """
-    best: dict[str, Any] | None = None if run.resumed is None else run.resumed["best"]
-    step = run.start_step
-    recent: dict[int, Batch] = {}
-    with stop_request() as stop, _naming_the_batch(recent):
-        for batch in batches(step, plan.steps):
-            recent[step] = batch
-            recent.pop(step - 2, None)
-            metrics = recipe.update(batch, step)
-            step += 1
-            best = _record(recipe, plan, step, metrics, best, validation, tracker, present)
-            asked = ranks.largest(stop.signal_number or 0)  # a signal to one stops all, after the same update
-            if asked or step == plan.steps or step % plan.save_interval == 0:
-                saved = _save(recipe, run, plan, step, best, tracker)
-            if asked and step < plan.steps:
-                raise _interrupted(asked, str(saved), step, resume_command)
-    with rng.guarded():
-        return _validate(recipe, validation)
+
+    recipe: Recipe
+    run: Run
+    config: LoopConfig
+    batches: Callable[[int, int], Iterable[Batch]]
+    validation: Callable[[], Iterable[Batch]]
+    history: History
+    loggers: Sequence[MetricLogger] = ()
+    wandb: dict[str, str] | None = None
+    resume_command: Callable[[str], str] = str
+    after_validation: Callable[[int], None] = lambda step: None
+    best: dict[str, Any] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.best = None if self.run.resumed is None else self.run.resumed.best
+
+    def train(self) -> dict[str, float]:
+        """Train, and return the metrics of a last validation.
+
+        Raises:
+            Interrupted: a signal stopped it; a checkpoint was saved.
+            NonFiniteError: a loss or gradient is not finite; names the step and the batch.
+        """
+        config, step = self.config, self.run.start_step
+        recent: dict[int, Batch] = {}
+        with stop_request() as stop, _naming_the_batch(recent):
+            for batch in self.batches(step, config.steps):
+                recent[step] = batch
+                recent.pop(step - 2, None)
+                metrics = self.recipe.update(batch, step)
+                step += 1
+                self._log(step, metrics if step % config.log_interval == 0 else {})
+                # A signal to one rank stops all of them, after the same update.
+                signal_number = distributed.all_reduce_max(stop.signal_number or 0)
+                if signal_number or step == config.steps or step % config.save_interval == 0:
+                    saved = self._save(step)
+                if signal_number and step < config.steps:
+                    raise self._interrupted(signal_number, saved, step)
+        with rng.guarded():
+            return self._validate()
+
+    def _log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Log and validate where the step is due; any random numbers drawn here are given back."""
+        row = distributed.mean_metrics({name: float(value) for name, value in metrics.items()})
+        is_validated = step % self.config.validation_interval == 0
+        with rng.guarded():
+            if is_validated:
+                validated = self._validate()
+                row.update(validated)
+                value = validated[self.config.best_metric]
+                if self.best is None or value < self.best["value"]:
+                    self.best = {"metric": self.config.best_metric, "value": value, "step": step}
+            self.history.append(step, row)
+            for logger in self.loggers:
+                logger.log(step, row)
+            if is_validated:
+                self.after_validation(step)
+
+    def _validate(self) -> dict[str, float]:
+        """Return the mean of each validation metric over all ranks' batches, in the order of the batches."""
+        own = [
+            {name: float(value) for name, value in self.recipe.validate(batch).items()} for batch in self.validation()
+        ]
+        results = [result for each in distributed.all_gather(own) for result in each]
+        return {name: sum(result[name] for result in results) / len(results) for name in results[0]}
+
+    def _save(self, step: int) -> Path | None:
+        """Save and rotate on rank 0, while the other ranks wait: what ends them may end rank 0 too."""
+        rng_states = distributed.all_gather(rng.get_state())
+        saved = None
+        if distributed.rank() == 0:
+            saved = self.run.save(
+                self.recipe, step, rng_states=rng_states, history=self.history.text, best=self.best, wandb=self.wandb
+            )
+            log.info("Saved %s", saved)
+            run_dir.rotate(
+                self.run.folder, run_id=self.run.run_id, keep_last_n=self.config.keep_last_n, parent=self.run.parent
+            )
+        distributed.barrier()
+        return saved
+
+    def _interrupted(self, signal_number: int, saved: Path | None, step: int) -> Interrupted:
+        name = signal.Signals(signal_number).name
+        if saved is not None:
+            log.warning("Stopped by %s after step %d. Resume with:\n  %s", name, step, self.resume_command(str(saved)))
+        return Interrupted(128 + signal_number)
 
 
 @contextmanager
 def _naming_the_batch(recent: dict[int, Batch]) -> Iterator[None]:
-    """Say which batch gave what is not finite: on CUDA that is known one step later."""
+    """Add to a NonFiniteError which utterances were in its batch: on CUDA it is known one step later."""
     try:
         yield
     except NonFiniteError as error:
@@ -83,59 +147,3 @@ def _naming_the_batch(recent: dict[int, Batch]) -> Iterator[None]:
         used = batch["utterance"].tolist() if "utterance" in batch else "unknown"
         text = f"{error}; batch {error.step} holds the utterances {used}; nothing was saved since"
         raise NonFiniteError(text, error.step) from None
-
-
-def _save(
-    recipe: Recipe, run: Run, plan: Plan, step: int, best: dict[str, Any] | None, tracker: Tracker
-) -> Path | None:
-    """Save and rotate; rank 0 does it, and the others wait, since what ends them may end it too."""
-    chance = ranks.gather(rng.global_state())
-    saved = None
-    if ranks.rank() == 0:
-        saved = run.save(recipe, step, chance=chance, history=tracker.history(), best=best, wandb=tracker.identity())
-        log.info("Saved %s", saved)
-        run_folder.rotate(run.folder, run_id=run.run_id, keep_last_n=plan.keep_last_n, parent=run.parent)
-    ranks.wait()
-    return saved
-
-
-def _record(
-    recipe: Recipe,
-    plan: Plan,
-    step: int,
-    metrics: Metrics,
-    best: dict[str, Any] | None,
-    validation: Callable[[], Iterable[Batch]],
-    tracker: Tracker,
-    present: Callable[[int], None],
-) -> dict[str, Any] | None:
-    """Log and validate where the step is due, and return the best validation so far; draw nothing."""
-    row: dict[str, float] = {}
-    if step % plan.log_interval == 0:
-        row.update(ranks.mean_metrics({name: float(value) for name, value in metrics.items()}))
-    with rng.guarded():
-        if step % plan.validation_interval == 0:
-            validated = _validate(recipe, validation)
-            row.update(validated)
-            value = validated[plan.best_metric]
-            if best is None or value < best["value"]:
-                best = {"metric": plan.best_metric, "value": value, "step": step}
-        tracker.log(step, row)
-        if step % plan.validation_interval == 0:
-            present(step)
-    return best
-
-
-def _validate(recipe: Recipe, validation: Callable[[], Iterable[Batch]]) -> dict[str, float]:
-    """Return the mean of each validation metric over all ranks' batches, in the order of the batches."""
-    own = [{name: float(value) for name, value in recipe.validate(batch).items()} for batch in validation()]
-    results = [result for each in ranks.gather(own) for result in each]
-    return {name: sum(result[name] for result in results) / len(results) for name in results[0]}
-
-
-def _interrupted(asked: int, saved: str, step: int, resume_command: Callable[[str], str]) -> Interrupted:
-    number = signal.Signals(asked)
-    if ranks.rank():
-        return Interrupted(128 + number)
-    log.warning("Stopped by %s after step %d. Go on with:\n  %s", number.name, step, resume_command(saved))
-    return Interrupted(128 + number)

@@ -1,6 +1,5 @@
-"""One lineage of checkpoints: where it starts, what a checkpoint of it holds, and how it goes on."""
+"""A run: one lineage of checkpoints, where this process joined it, and how its state is restored and saved."""
 
-import hashlib
 import logging
 import secrets
 from dataclasses import dataclass, field
@@ -11,43 +10,46 @@ from typing import Any
 import torch
 
 from miipher2 import rng
-from miipher2.training import checkpoint, drift, ranks
-from miipher2.training.folder import Parent
+from miipher2.training import checkpoint, distributed
+from miipher2.training.checkpoint import Checkpoint, CheckpointError
+from miipher2.training.config_diff import INCOMPATIBLE, ConfigChangedError, diff_configs, format_diff
 from miipher2.training.recipe import Recipe
+from miipher2.training.run_dir import Parent
 
 log = logging.getLogger(__name__)
+
+RECIPE_STATE = ("model", "optimizers", "schedules", "ema")
 
 
 @dataclass
 class Run:
-    """What stays the same through a chain of resumes, and where this process entered it.
+    """What stays the same through a chain of resumes, and where this process joined.
 
     Args:
-        config: the resolved configuration of the stage, as plain values.
-        data_sha256: digest of the data manifest.
-        sources: digests of the frozen weights that the run uses, by name; `encoder` must not change.
+        config: the stage's configuration as plain values.
+        data_sha256: digest of the prepared data.
+        upstream_digests: digests of the weights that the stage was given, by name; `encoder` must not change.
         environment: what the bits depend on besides: versions, device, threads.
-        about: what the JSON tells people beyond that (code version); never compared.
-        parents: the checkpoints that the run was resumed from, oldest first, as {path, step, sha256}.
-        parent: the last of them as a file, where this process resumed.
-        resumed: the content of the checkpoint to go on from, or None.
+        about: what only the JSON records (code version); never compared.
+        parent: the checkpoint that this process resumed from, as a file.
+        resumed: its content, or None on a fresh start.
     """
 
     stage: str
     folder: Path
     config: dict[str, Any]
     data_sha256: str
-    sources: dict[str, str]
+    upstream_digests: dict[str, str]
     environment: dict[str, str]
     about: dict[str, Any] = field(default_factory=dict)
     run_id: str = ""
     start_step: int = 0
     parents: list[dict[str, Any]] = field(default_factory=list)
     parent: Parent | None = None
-    resumed: dict[str, Any] | None = None
+    resumed: Checkpoint | None = None
 
-    def begin(self, resume_from: str | None, path: Path | None, on_config_change: str) -> None:
-        """Start fresh, or read the checkpoint and compare it with this run; touch nothing on the disk.
+    def start(self, resume_from: str | None, path: Path | None, on_config_change: str) -> None:
+        """Start fresh, or read the checkpoint and compare it with this run; nothing on disk is touched.
 
         Raises:
             CheckpointError: the checkpoint is damaged or cannot fit.
@@ -58,140 +60,119 @@ class Run:
             self.run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
             return
         log.info("Resuming from explicitly specified checkpoint: %s", resume_from)
-        content, sha256 = checkpoint.load(path, stage=self.stage)
-        self._compare(path, content, on_config_change)
-        self.resumed = content
-        self.run_id = content["run_id"]
-        self.start_step = content["step"]
-        self.parents = [*content["parents"], {"path": str(resume_from), "step": self.start_step, "sha256": sha256}]
+        resumed, sha256 = checkpoint.load(path, stage=self.stage)
+        self._compare(path, resumed, on_config_change)
+        self.resumed, self.run_id, self.start_step = resumed, resumed.run_id, resumed.step
+        self.parents = [*resumed.parents, {"path": str(resume_from), "step": self.start_step, "sha256": sha256}]
         self.parent = Parent(path.resolve(), self.start_step, sha256, self.run_id)
         log.info("Resuming from step %d", self.start_step)
 
     def restore(self, recipe: Recipe) -> None:
-        """Put the checkpoint's state into fresh objects; the global generators are left for `restore_chance`.
+        """Load the checkpoint's state into a fresh recipe; the global generators wait for `restore_rng`.
 
         Raises:
-            CheckpointError: an entry is missing or does not fit, of the generators' too; names both sides.
+            CheckpointError: an entry is missing or does not fit, including the generators'; names both sides.
         """
         assert self.resumed is not None
         assert self.parent is not None
-        state = {entry: self.resumed.pop(entry) for entry in ("model", "optimizers", "schedules", "ema")}
+        state = {name: getattr(self.resumed, name) for name in RECIPE_STATE}
         try:
-            for chance in self._chance():
-                rng.check_global(chance)
+            rng_state = self._rng_state()
+            if rng_state is not None:
+                rng.check_state(rng_state)
             fresh = recipe.state_dict()
             _check_tensors(state["model"], fresh["model"])
             if bool(state["ema"]) != bool(fresh["ema"]):
-                raise ValueError("only one of checkpoint and run keeps a moving average (ema_decay)")
+                raise ValueError("either the checkpoint or this run has an EMA (ema_decay), and the other has none")
             _check_tensors(state["ema"], fresh["ema"])
             recipe.load_state_dict(state)
         except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
-            raise checkpoint.CheckpointError(f"{self.parent.path}: does not fit this run: {error}") from error
+            reason = " ".join(str(error).split())  # torch lists tensors on lines of their own
+            raise CheckpointError(f"{self.parent.path}: does not fit this run: {reason}") from error
+        for name in RECIPE_STATE:  # loaded, and as large as the model
+            setattr(self.resumed, name, {})
         log.info("Restored model, optimizer, and scheduler states")
 
-    def restore_chance(self) -> None:
-        """Put the global generators back, last of all; a rank that has no past gets its own chance."""
-        if ranks.rank():
-            rng.seed_global(int(rng.stream(self.config["seed"], "rank", ranks.rank(), self.start_step).integers(2**32)))
-        for chance in self._chance():
-            rng.restore_global(chance)
-
-    def _chance(self) -> list[dict[str, Any]]:
-        """Return this rank's generators in the checkpoint, if any: a resume may have more ranks than there were.
-
-        Raises:
-            KeyError: the checkpoint was written by so many ranks and lacks this one's.
-        """
-        if self.resumed is None:
-            return []
-        known, own = self.resumed["rng"], str(ranks.rank())
-        wrote = int(self.resumed["environment"].get("ranks", 1))
-        if missing := [str(one) for one in range(wrote) if str(one) not in known]:
-            raise KeyError(f"the RNG states lack those of rank {missing[0]}, of {wrote} that wrote it")
-        return [known[own]] if own in known else []
+    def restore_rng(self) -> None:
+        """Restore the global generators, last of all; a rank that is new in this resume is seeded by its number."""
+        if rank := distributed.rank():
+            rng.seed_all(int(rng.stream(self.config["seed"], "rank", rank, self.start_step).integers(2**32)))
+        if (state := self._rng_state()) is not None:
+            rng.set_state(state)
 
     def save(
         self,
         recipe: Recipe,
         step: int,
         *,
-        chance: list[dict[str, Any]],
+        rng_states: list[dict[str, Any]],
         history: str,
         best: dict[str, Any] | None,
         wandb: dict[str, str] | None,
     ) -> Path:
-        """Save everything that the run's future depends on; `chance` holds every rank's generators."""
+        """Save everything that the run's future depends on; `rng_states` has one entry for each rank."""
         state = recipe.state_dict()
-        content = {
-            "format": checkpoint.FORMAT,
-            "stage": self.stage,
-            "step": step,
-            "run_id": self.run_id,
-            **{entry: state[entry] for entry in ("model", "optimizers", "schedules", "ema")},
-            "rng": {str(rank): one for rank, one in enumerate(chance)},
-            "config": self.config,
-            "wandb": wandb,
-            "parents": self.parents,
-            "history": history,
-            "best": best,
-            "sources": self.sources,
-            "data_sha256": self.data_sha256,
-            "environment": self.environment,
-        }
-        plain = ("format", "stage", "step", "run_id", "config", "wandb", "parents", "best", "sources", "data_sha256")
-        summary = {
-            **{entry: content[entry] for entry in plain},
-            "environment": self.environment,
-            **self.about,
-            "schedules": state["schedules"],
-            "trained_parameters": sum(tensor.numel() for tensor in state["model"].values()),
-            "rng_sha256": {
-                str(rank): {name: digest_of(value) for name, value in one.items()} for rank, one in enumerate(chance)
-            },
-            "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        return checkpoint.save(self.folder, content, summary)
+        return checkpoint.save(
+            self.folder,
+            Checkpoint(
+                stage=self.stage,
+                step=step,
+                run_id=self.run_id,
+                **{name: state[name] for name in RECIPE_STATE},
+                rng={str(rank): one for rank, one in enumerate(rng_states)},
+                config=self.config,
+                wandb=wandb,
+                parents=self.parents,
+                history=history,
+                best=best,
+                upstream_digests=self.upstream_digests,
+                data_sha256=self.data_sha256,
+                environment=self.environment,
+            ),
+            self.about,
+        )
 
-    def _compare(self, path: Path, content: dict[str, Any], on_config_change: str) -> None:
-        old = {**content["config"], **{name: content[name] for name in ("data_sha256", "sources", "environment")}}
-        new = {**self.config, "data_sha256": self.data_sha256, "sources": self.sources, "environment": self.environment}
-        changed = drift.changes(old, new)
+    def _rng_state(self) -> dict[str, Any] | None:
+        """Return this rank's generators in the checkpoint; None on a fresh start, and for a rank that is new.
+
+        Raises:
+            KeyError: the checkpoint lacks the generators of a rank that it was written by.
+        """
+        if self.resumed is None:
+            return None
+        states = self.resumed.rng
+        world_size = int(self.resumed.environment.get("world_size", 1))
+        if missing := [str(rank) for rank in range(world_size) if str(rank) not in states]:
+            raise KeyError(f"the RNG states lack those of rank {missing[0]} of {world_size}")
+        return states.get(str(distributed.rank()))
+
+    def _compare(self, path: Path, resumed: Checkpoint, on_config_change: str) -> None:
+        def comparable(source: Any) -> dict[str, Any]:
+            names = ("data_sha256", "upstream_digests", "environment")
+            return {**source.config, **{name: getattr(source, name) for name in names}}
+
+        changed = diff_configs(comparable(resumed), comparable(self))
         if changed and on_config_change == "error":
-            raise drift.ConfigChangedError(
-                drift.message(changed) + "\ncheckpoint.on_config_change=error stops here; nothing was touched"
+            raise ConfigChangedError(
+                format_diff(changed) + "\ncheckpoint.on_config_change=error stops here; nothing was touched"
             )
         if changed:
-            log.warning(drift.message(changed))
-        for key in drift.CANNOT_FIT:
+            log.warning(format_diff(changed))
+        for key in INCOMPATIBLE:
             if key in changed:
-                raise checkpoint.CheckpointError(f"{path}: {key} is {changed[key][0]}, this run has {changed[key][1]}")
+                raise CheckpointError(f"{path}: {key} is {changed[key][0]}, this run has {changed[key][1]}")
 
 
-def _check_tensors(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
-    """Check names, types and shapes of all tensors before any is taken over; torch would cast some in silence."""
-    for name in sorted(found.keys() | wanted.keys()):
-        here = "is missing" if name not in found else f"is {_kind(found[name])}"
-        there = "has none" if name not in wanted else f"has {_kind(wanted[name])}"
+def _check_tensors(found: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:
+    """Check names, types and shapes of all tensors before any is loaded; torch would cast some of them silently."""
+    for name in sorted(found.keys() | expected.keys()):
+        here = "is missing" if name not in found else f"is {_describe(found[name])}"
+        there = "has none" if name not in expected else f"has {_describe(expected[name])}"
         if here.removeprefix("is ") != there.removeprefix("has "):
             raise ValueError(f"{name} {here}, this run {there}")
 
 
-def _kind(tensor: Any) -> str:
+def _describe(tensor: Any) -> str:
     if not isinstance(tensor, torch.Tensor):
         return f"a {type(tensor).__name__}"
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def digest_of(value: Any) -> str:
-    """Return a digest of plain values and tensors, for people to compare."""
-    return hashlib.sha256(_canonical(value)).hexdigest()
-
-
-def _canonical(value: Any) -> bytes:
-    if isinstance(value, torch.Tensor):
-        return f"{value.dtype}{tuple(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes()
-    if isinstance(value, dict):
-        return b"{" + b",".join(str(key).encode() + b":" + _canonical(value[key]) for key in sorted(value)) + b"}"
-    if isinstance(value, list | tuple):
-        return b"[" + b",".join(_canonical(entry) for entry in value) + b"]"
-    return repr(value).encode()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to stop after the update, so that a checkpoint can be saved."""
+"""SIGTERM and SIGINT as a request to stop after the current update, so that a checkpoint can be saved."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Says which signal asked to stop, if any did."""
+    """The number of the signal that asked to stop, or None."""
 
     signal_number: int | None = None
 
@@ -17,26 +17,26 @@ class StopRequest:
 
 
 class Interrupted(SystemExit):
-    """Training was stopped by a signal after a checkpoint was saved; the exit code is 128 + the signal's number."""
+    """A signal stopped training after a checkpoint was saved; the exit code is 128 plus the signal's number."""
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
     """Collect SIGTERM and SIGINT in the block; a second one ends the process at once.
 
-    Under `torchrun` it does not: that hands on what a scheduler has sent to its processes already, and ends by itself
+    Not under `torchrun`, which passes on a signal that the scheduler has already sent to its processes, and itself ends
     those that take longer than 30 s.
     """
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def remember(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
-        for known in before if "TORCHELASTIC_RUN_ID" not in os.environ else ():
-            signal.signal(known, signal.SIG_DFL)
+        for each in before if "TORCHELASTIC_RUN_ID" not in os.environ else ():
+            signal.signal(each, signal.SIG_DFL)
 
     for number in before:
-        signal.signal(number, remember)
+        signal.signal(number, record)
     try:
         yield request
     finally:

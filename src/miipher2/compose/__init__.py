@@ -1,0 +1,1 @@
+"""`python -m miipher2.compose`, kept for scripts: the same as `miipher2 params`."""

@@ -1,0 +1,77 @@
+"""The command that started a run, recorded so that a resume can repeat every setting of it."""
+
+import functools
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, open_dict
+
+from miipher2.config.paths import ROOT
+
+RESUME_KEY = "checkpoint.resume_from"
+
+
+def record_overrides() -> None:
+    """Make Hydra add the overrides to `params.yaml` when it composes it: DVC does not keep them, and a resume needs them.
+
+    Hydra 1.3 calls nothing of ours after a composition, so this wraps the method that composes.
+    """
+    if getattr(ConfigLoaderImpl.load_configuration, "records_overrides", False):
+        return
+    compose = ConfigLoaderImpl.load_configuration
+
+    @functools.wraps(compose)
+    def load_configuration(self: Any, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any) -> Any:
+        config = compose(self, config_name, overrides, *args, **kwargs)
+        if config_name == "pipeline":
+            with open_dict(config):
+                config.overrides = without_resume(overrides)
+        return config
+
+    load_configuration.records_overrides = True  # type: ignore[attr-defined]
+    ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
+
+
+def starting_command(composed: DictConfig, launcher: Sequence[str] = ()) -> list[str]:
+    """Return the words of the command that started this run, without `checkpoint.resume_from`.
+
+    Args:
+        launcher: what starts the script in several processes, such as `torchrun --nproc-per-node=2`.
+    """
+    if "resume_param" in composed:
+        return ["uv", "run", "dvc", "exp", "run", *_with_flags(composed.get("overrides", []))]
+    script, *rest = sys.argv
+    return ["uv", "run", *launcher, relative_to_root(script), *without_resume(rest)]
+
+
+def resume_command(words: Sequence[str], checkpoint: str) -> str:
+    """Return the command that resumes from a checkpoint with the settings of an earlier command."""
+    resume = f"{RESUME_KEY}={hydra_word(relative_to_root(checkpoint))}"
+    is_dvc = list(words[:5]) == ["uv", "run", "dvc", "exp", "run"]
+    return shlex.join([*words, *(_with_flags([resume]) if is_dvc else [resume])])
+
+
+def without_resume(overrides: Sequence[str]) -> list[str]:
+    """Return overrides without `checkpoint.resume_from`, which belongs to one start of a run."""
+    return [word for word in overrides if word.lstrip("+").partition("=")[0] != RESUME_KEY]
+
+
+def hydra_word(value: str) -> str:
+    """Return a string as Hydra's override grammar reads it, in quotes where it has to be."""
+    if all(letter.isalnum() or letter in "_./:-" for letter in value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def relative_to_root(path: str | Path) -> str:
+    """Return a path relative to the repository, or as it is where it lies outside."""
+    absolute = Path(path).resolve()
+    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else str(path)
+
+
+def _with_flags(overrides: Sequence[Any]) -> list[str]:
+    return [word for override in overrides for word in ("-S", str(override))]

@@ -1,0 +1,95 @@
+"""Dataclass fields that declare their range, and the base class that checks them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import field, fields
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class ConfigValueError(ValueError):
+    """A value is out of its range. `section` and `key` locate it until the loader knows the full dotted key."""
+
+    def __init__(self, section: object, key: str, value: object, expected: str) -> None:
+        super().__init__(f"{key}={value}: {expected}")
+        self.section, self.key, self.value, self.expected = section, key, value, expected
+
+
+class Section:
+    """Base of every configuration dataclass: checks each field against the range it was declared with.
+
+    A subclass that has to compare fields overrides `__post_init__`, calls this one first and raises with `reject`.
+    """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            check: Callable[[Any], str | None] | None = each.metadata.get("check")
+            value = getattr(self, each.name)
+            # OmegaConf builds nested defaults before any value is known.
+            if check is not None and value is not None and value != MISSING:
+                expected = check(value)
+                if expected is not None:
+                    self.reject(each.name, expected)
+
+    def reject(self, key: str, expected: str) -> None:
+        """Raise ConfigValueError for one field."""
+        raise ConfigValueError(self, key, getattr(self, key), expected)
+
+
+def positive(default: Any = MISSING) -> Any:
+    """Declare a number greater than 0."""
+    return _checked(default, lambda value: None if value > 0 else "should be greater than 0")
+
+
+def at_least(low: int | float, default: Any = MISSING) -> Any:
+    """Declare a number of at least `low`."""
+    return _checked(default, lambda value: None if value >= low else f"should be at least {low:g}")
+
+
+def share(default: Any = MISSING) -> Any:
+    """Declare a number from 0 to 1."""
+    return _checked(default, lambda value: None if 0 <= value <= 1 else "should be from 0 to 1")
+
+
+def one_of(*allowed: str, default: Any = MISSING) -> Any:
+    """Declare a choice."""
+    return _checked(default, lambda value: None if value in allowed else f"should be one of {', '.join(allowed)}")
+
+
+def some_of(allowed: Sequence[Any], default: Sequence[Any]) -> Any:
+    """Declare a non-empty list of choices."""
+    text = ", ".join(map(str, allowed)) if len(allowed) <= 20 else f"{min(allowed)} to {max(allowed)}"
+    return _checked(
+        list(default),
+        lambda values: None if values and all(each in allowed for each in values) else f"should list some of {text}",
+    )
+
+
+def interval(low: int | float = float("-inf"), high: int | float = float("inf"), default: Any = MISSING) -> Any:
+    """Declare a list [first, last] with low <= first <= last <= high."""
+
+    def check(values: Sequence[int | float]) -> str | None:
+        if len(values) == 2 and low <= values[0] <= values[1] <= high:
+            return None
+        within = "" if (low, high) == (float("-inf"), float("inf")) else f" from {low:g} to {high:g}"
+        return f"should be [low, high]{' with numbers' + within if within else ''}"
+
+    return _checked(default, check)
+
+
+def whole_frames(default: Any = MISSING) -> Any:
+    """Declare a positive duration in seconds that is a whole number of 20 ms frames."""
+
+    def check(seconds: int | float) -> str | None:
+        if seconds <= 0:
+            return "should be greater than 0"
+        return None if seconds * 50 == round(seconds * 50) else "should be a whole number of frames of 0.02 s"
+
+    return _checked(default, check)
+
+
+def _checked(default: Any, check: Callable[[Any], str | None]) -> Any:
+    metadata = {"check": check}
+    if isinstance(default, list | tuple):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)

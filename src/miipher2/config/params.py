@@ -1,0 +1,73 @@
+"""params.yaml: composed from configs/ as `dvc exp run` does it, and checked for being stale."""
+
+import sys
+from collections.abc import Sequence
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from miipher2.config.paths import ROOT
+from miipher2.config.resume_routing import configs_digest, resume_for
+from miipher2.config.schema import TRAINING_STAGES
+
+PARAMS = ROOT / "params.yaml"
+HELP = """\
+Write params.yaml from configs/, as `dvc exp run` does, or check whether it is stale.
+
+miipher2 params [KEY=VALUE ...]     write params.yaml with these overrides; then `uv run dvc repro`
+miipher2 params --check             exit with 1 where params.yaml no longer matches configs/
+"""
+
+
+def compose_config(name: str, overrides: Sequence[str] = (), group: str = "") -> DictConfig:
+    """Return a configuration file of `configs/`, or of a group in it, composed with `overrides`, unresolved."""
+    Plugins.instance()  # our plugin makes the shared groups reachable
+    with initialize_config_dir(str(ROOT / "configs" / group), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+def compose_params(overrides: Sequence[str]) -> DictConfig:
+    """Return the resolved configuration of the whole pipeline."""
+    config = compose_config("pipeline", overrides)
+    OmegaConf.resolve(config)
+    return config
+
+
+def find_staleness(params: DictConfig) -> str | None:
+    """Return what is wrong with `params.yaml` and what to do, or None."""
+    if params.get("configs_digest") != configs_digest():
+        return (
+            "params.yaml was composed from other files than configs/ holds now; "
+            "run `uv run miipher2 params` (with your overrides), or use `uv run dvc exp run`"
+        )
+    for stage in TRAINING_STAGES:
+        if resume_for(stage, _root_=params) != params.resume[stage]:
+            return (
+                f"params.yaml: checkpoint.resume_from={params.checkpoint.resume_from} was edited by hand and is routed "
+                f"to no stage; run `uv run dvc exp run -S checkpoint.resume_from={params.checkpoint.resume_from}`"
+            )
+    return None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check params.yaml; return the exit code."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return 0
+    try:
+        if list(arguments) == ["--check"]:
+            problem = find_staleness(OmegaConf.create(yaml.safe_load(PARAMS.read_text())))
+            if problem:
+                sys.stderr.write(f"ERROR: {problem}\n")
+            return int(problem is not None)
+        text = OmegaConf.to_yaml(compose_params(arguments))
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"ERROR: {error}\n")
+        return 1
+    PARAMS.write_text(text)
+    sys.stdout.write(f"wrote {PARAMS}\n")
+    return 0

@@ -1,1 +1,0 @@
-"""The kinds of degradation, siblings by what they do to a recording; `degradations.KINDS` lists them."""

@@ -1,0 +1,59 @@
+"""The embedded default's own encoder: a small w2v-BERT 2.0 form, made from numbers, without weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd
+
+
+def new_mini_encoder(
+    *,
+    hidden_dim: int,
+    layers: int,
+    heads: int,
+    intermediate_dim: int,
+    kernel: int,
+    mels: int,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    mirror: bool,
+) -> Wav2Vec2BertModel:
+    """Return an untrained encoder, drawn from the global generator, whose config carries its front end.
+
+    `save_pretrained` writes what `load_encoder` reads. It has no dropout, layerdrop or masking of its own, and no
+    mask embedding: pre-training masks the frames that `log_mel_front_end(model.config)` makes.
+
+    Args:
+        kernel: width of the conformer's causal convolution, in frames; odd.
+        mean, std: of the training speech's log-mel (`LogMelFrontEnd.log_mel`): one number, or one for each band.
+        mirror: feed [m, -m], so that the input LayerNorm does not erase the level.
+    """
+    front_end: dict[str, Any] = {
+        "mels": mels,
+        "normalise": "fixed",
+        "mean": _plain(mean),
+        "std": _plain(std),
+        "mirror": mirror,
+    }
+    config = Wav2Vec2BertConfig(
+        hidden_size=hidden_dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate_dim,
+        conv_depthwise_kernel_size=kernel,
+        feature_projection_input_dim=LogMelFrontEnd(**front_end).dim,
+        layerdrop=0.0,
+        conformer_conv_dropout=0.0,
+        final_dropout=0.0,
+        apply_spec_augment=False,
+        mask_time_prob=0.0,
+        miipher2_front_end=front_end,
+    )
+    return Wav2Vec2BertModel(config)
+
+
+def _plain(value: float | Sequence[float]) -> float | list[float]:
+    """Return what JSON can hold."""
+    return float(value) if isinstance(value, int | float) else [float(number) for number in value]

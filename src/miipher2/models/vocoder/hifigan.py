@@ -1,0 +1,140 @@
+"""HiFi-GAN's generator: transposed convolutions up from 50 features a second to a wave."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from miipher2.models.vocoder.generator import FRAMES_PER_SECOND, Generator
+from miipher2.models.vocoder.rows import convolve, convolve_up, to_row
+
+SLOPE = 0.1  # of every LeakyReLU but the last, as in HiFi-GAN
+LAST_SLOPE = 0.01
+EDGE_KERNEL = 7  # of the first and the last convolution, as in HiFi-GAN
+
+
+class HifiGan(Generator):
+    """HiFi-GAN's generator.
+
+    Args:
+        dim: size of a feature.
+        sample_rate_hz: of the wave.
+        channels: after the first convolution; halved by every up-sampling.
+        upsample_factors: their product is the number of samples in a frame.
+        kernels: one residual block for each, after every up-sampling; odd.
+        dilations: of the convolutions in each block.
+
+    Raises:
+        ValueError: the factors do not multiply to sample_rate_hz / 50, the channels cannot be halved that often, or a
+            kernel is even.
+
+    Source: Kong et al. 2020, HiFi-GAN (arXiv:2010.05646), generator with residual blocks of type 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        sample_rate_hz: int,
+        channels: int,
+        upsample_factors: Sequence[int],
+        kernels: Sequence[int],
+        dilations: Sequence[int],
+    ) -> None:
+        super().__init__(sample_rate_hz)
+        _check(sample_rate_hz, channels, upsample_factors, kernels)
+        self.upsample_factors = tuple(upsample_factors)
+        self.kernels, self.dilations = tuple(kernels), tuple(dilations)
+        self.first = weight_norm(nn.Conv1d(dim, channels, EDGE_KERNEL, padding=EDGE_KERNEL // 2))
+        self.upsamples = nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        for factor in self.upsample_factors:
+            kernel, padding = _upsample_shape(factor)
+            self.upsamples.append(
+                weight_norm(nn.ConvTranspose1d(channels, channels // 2, kernel, stride=factor, padding=padding))
+            )
+            channels //= 2
+            self.blocks.append(ResidualBlocks(channels, self.kernels, self.dilations))
+        self.last = weight_norm(nn.Conv1d(channels, 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2))
+
+    @property
+    def halo_frames(self) -> int:
+        """Return how many frames on each side of a frame change its samples: what a chunk must bring with it."""
+        low, high = -(EDGE_KERNEL // 2), self.hop_samples - 1 + EDGE_KERNEL // 2
+        block = max(sum(kernel // 2 * (dilation + 1) for dilation in self.dilations) for kernel in self.kernels)
+        for factor in reversed(self.upsample_factors):
+            kernel, padding = _upsample_shape(factor)
+            # Output n of a transposed convolution is made of inputs i with 0 <= n + padding - i * factor < kernel.
+            low = -((kernel - 1 - padding - (low - block)) // factor)
+            high = (high + block + padding) // factor
+        return max(EDGE_KERNEL // 2 - low, high + EDGE_KERNEL // 2)
+
+    def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
+        """Return waves in [-1, 1] of exactly `hop_samples` for each frame."""
+        hidden = convolve(self.first, to_row(features.transpose(1, 2)))
+        for upsample, blocks in zip(self.upsamples, self.blocks, strict=True):
+            hidden = blocks(convolve_up(upsample, F.leaky_relu(hidden, SLOPE)))
+        # In float32 under autocast too: bfloat16 would leave 8 bits of each value of the wave.
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = F.leaky_relu(hidden.to(self.last.weight.dtype), LAST_SLOPE)
+            return torch.tanh(convolve(self.last, hidden)).flatten(1)
+
+
+class ResidualBlocks(nn.Module):
+    """The mean of one residual block for each kernel (HiFi-GAN's multi-receptive-field fusion)."""
+
+    def __init__(self, channels: int, kernels: Sequence[int], dilations: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, dilations) for kernel in kernels)
+
+    def forward(self, hidden: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel 1 time"]:
+        """Return as many values as came in."""
+        total = self.blocks[0](hidden)
+        for block in self.blocks[1:]:
+            total = total + block(hidden)
+        return total / len(self.blocks)
+
+
+class ResidualBlock(nn.Module):
+    """For each dilation a dilated and a plain convolution, added to what came in."""
+
+    def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        self.dilated = nn.ModuleList(
+            weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=kernel // 2 * dilation))
+            for dilation in dilations
+        )
+        self.plain = nn.ModuleList(
+            weight_norm(nn.Conv1d(channels, channels, kernel, padding=kernel // 2)) for _ in dilations
+        )
+
+    def forward(self, hidden: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel 1 time"]:
+        """Return as many values as came in."""
+        for dilated, plain in zip(self.dilated, self.plain, strict=True):
+            between = F.leaky_relu(convolve(dilated, F.leaky_relu(hidden, SLOPE)), SLOPE)
+            hidden = hidden + convolve(plain, between)
+        return hidden
+
+
+def _upsample_shape(factor: int) -> tuple[int, int]:
+    """Return kernel and padding of a transposed convolution that gives exactly `factor` values for one."""
+    return (2 * factor, factor // 2) if factor % 2 == 0 else (2 * factor + 1, (factor + 1) // 2)
+
+
+def _check(sample_rate_hz: int, channels: int, upsample_factors: Sequence[int], kernels: Sequence[int]) -> None:
+    hop_samples = sample_rate_hz // FRAMES_PER_SECOND
+    if (product := math.prod(upsample_factors)) != hop_samples:
+        raise ValueError(
+            f"upsample_factors={list(upsample_factors)} multiply to {product}; "
+            f"should be {hop_samples} for sample_rate_hz={sample_rate_hz}"
+        )
+    if channels % 2 ** len(upsample_factors):
+        raise ValueError(
+            f"channels={channels} are halved {len(upsample_factors)} times; "
+            f"should be a multiple of {2 ** len(upsample_factors)}"
+        )
+    if even := [kernel for kernel in kernels if kernel % 2 == 0]:
+        raise ValueError(f"kernels={list(kernels)}: {even[0]} should be odd, or the length drifts")

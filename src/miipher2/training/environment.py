@@ -1,0 +1,95 @@
+"""What the bits of a run depend on besides its configuration: device, threads, determinism, versions, code."""
+
+import logging
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy
+import scipy
+import torch
+import torchaudio
+import transformers
+from tqdm import tqdm
+
+
+class _AboveProgressBar(logging.Handler):
+    """Prints log lines above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+def log_to_stdout(level: int = logging.INFO) -> None:
+    """Send log lines of this project, from a level up, to standard output as `[INFO] …`."""
+    handler = _AboveProgressBar()
+    handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+    logger = logging.getLogger("miipher2")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def start_runtime(device: str, deterministic: bool, threads: int | None, local_rank: int | None = None) -> torch.device:
+    """Set threads and determinism, and return the device; must run before CUDA starts.
+
+    Args:
+        device: `auto` (CUDA if available), `cpu`, `cuda` or `cuda:1`.
+        local_rank: the process's number among those of one run on this host; `auto` and `cuda` then mean its own GPU.
+        threads: for operations on the CPU; None keeps PyTorch's default, one per core.
+
+    Raises:
+        ValueError: CUDA was requested and is not available.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    # Otherwise each new tensor is first filled with NaN (7 % of an update on a CPU) in case it is read uninitialised.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not deterministic
+    if threads is not None:
+        torch.set_num_threads(threads)
+    available = torch.cuda.is_available()
+    if device.startswith("cuda") and not available:
+        raise ValueError(f"runtime.device={device}: PyTorch sees no CUDA device; use runtime.device=cpu or auto")
+    chosen = torch.device("cuda" if device == "auto" and available else "cpu" if device == "auto" else device)
+    if chosen.type == "cuda" and chosen.index is None and local_rank is not None:
+        chosen = torch.device("cuda", local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.init()
+    return chosen
+
+
+def describe_environment(device: torch.device, world_size: int = 1) -> dict[str, str]:
+    """Return what the bits depend on; a resume compares it."""
+    on_cuda = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchaudio": str(torchaudio.__version__),
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "soundfile": version("soundfile"),  # its wheel contains libsndfile
+        "transformers": transformers.__version__,
+        "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_cuda else "none",
+        "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        "world_size": str(world_size),
+        "threads": str(torch.get_num_threads()),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+    }
+
+
+def describe_code(root: Path) -> dict[str, Any]:
+    """Return the commit that is checked out and whether files differ from it; informative, never compared."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"code": {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}}

@@ -1,0 +1,83 @@
+"""The command line: it teaches, says mistakes in one line, and starts without PyTorch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import Command, content_of, write
+
+COMMANDS = [
+    (),
+    ("checkpoint",),
+    *(("checkpoint", verb) for verb in ("ls", "show", "command", "verify", "diff", "replay")),
+    ("doctor",),
+    ("export",),
+    ("restore",),
+    ("degrade",),
+    ("store",),
+    ("evaluate",),
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "miipher2")
+def test_every_help_has_an_example_and_lines_that_fit(words: tuple[str, ...], miipher2: Command) -> None:
+    said = miipher2(*words, "--help")
+    assert said.code == 0
+    example = said.out.partition("example")[2]
+    assert " ".join(["miipher2", *words]) in example
+    assert max(map(len, said.out.splitlines())) <= 125
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "COMMAND"),
+        (("checkpoint",), "VERB"),
+        (("chekpoint", "ls"), "chekpoint"),
+        (("checkpoint", "ls", "--jsn", "x"), "--jsn"),
+        (("checkpoint", "ls", "/nowhere"), "/nowhere"),
+        (("checkpoint", "show", "/nowhere/checkpoint_1.pt"), "/nowhere/checkpoint_1.pt"),
+        (("checkpoint", "command", "/nowhere/checkpoint_1.pt"), "/nowhere/checkpoint_1.pt"),
+        (("checkpoint", "verify", "/nowhere"), "/nowhere"),
+        (("checkpoint", "diff", "/nowhere/a.pt", "/nowhere/b.pt"), "/nowhere/a.pt"),
+        (("checkpoint", "replay", "/nowhere/a.pt", "/nowhere/b.pt"), "/nowhere/a.pt"),
+        (("restore", "/nowhere/a.wav", "b.wav"), "/nowhere/a.wav"),
+        (("export", "/tmp"), "/tmp"),
+        (("evaluate", "-", "/nowhere/a.wav", "b.wav"), "/nowhere/a.wav"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words: tuple[str, ...], named: str, miipher2: Command) -> None:
+    said = miipher2(*words)
+    assert said.code == 2
+    assert said.out == ""
+    assert said.error.startswith("ERROR: ")
+    assert said.error.count("\n") == 1
+    assert named in said.error
+
+
+def test_help_listing_and_showing_do_not_import_torch(tmp_path: Path) -> None:
+    write(tmp_path, content_of(3))
+    lines = [
+        "import sys",
+        "from miipher2.cli import main",
+        f"assert main(['checkpoint', 'ls', '{tmp_path}']) == 0",
+        f"assert main(['checkpoint', 'show', '{tmp_path}']) == 0",
+        "try: main(['doctor', '--help'])",
+        "except SystemExit: pass",
+        "assert 'torch' not in sys.modules",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    write(tmp_path, content_of(1))
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "miipher2.cli.main", "checkpoint", "ls", str(tmp_path)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -1,0 +1,140 @@
+"""The table with intervals and the gate: paired, seeded, and honest about what it cannot tell."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from miipher2.evaluation.bootstrap import Bootstrap
+from miipher2.evaluation.evaluate import Evaluation, Row
+from miipher2.evaluation.metrics.baseline import spectral_subtraction
+from miipher2.evaluation.outputs import Findings, write_results
+from miipher2.evaluation.summary import gate, table
+from miipher2.rng import stream
+
+CHANCE = Bootstrap(resamples=500, confidence=0.95, seed=0)
+
+
+def evaluation(loss: float, spread: float = 0.02, count: int = 20) -> Evaluation:
+    """Return utterances whose speaker cosine falls by `loss` on average from degraded to restored."""
+    rng = stream(0, "table")
+    before = rng.uniform(0.5, 0.9, count)
+    losses = spread * rng.standard_normal(count)
+    losses += loss - losses.mean()
+    rows = [
+        Row(
+            f"u{i}",
+            1.0,
+            {
+                "log_mel/degraded": 1.0,
+                "log_mel/restored": 0.5,
+                "speaker_cosine/degraded": float(old),
+                "speaker_cosine/restored": float(old - lost),
+            },
+            labels={"language": ("en" if i % 2 else "it",), "degradation": ("room", "noise") if i % 4 else ("noise",)},
+        )
+        for i, (old, lost) in enumerate(zip(before, losses, strict=True))
+    ]
+    return Evaluation(tuple(rows), ("restored",), 16_000)
+
+
+@pytest.mark.parametrize(
+    ("loss", "spread", "state"),
+    [(0.10, 0.01, "lost"), (-0.10, 0.01, "kept"), (0.03, 0.01, "kept"), (0.04, 0.10, "unsure"), (0.06, 0.10, "lost")],
+)
+def test_the_gate_marks_who_loses_the_voice(loss: float, spread: float, state: str) -> None:
+    made = evaluation(loss, spread)
+    (verdict,) = gate(made, table(made, CHANCE), {"speaker_cosine": 0.05})
+    assert verdict.state == state
+    assert verdict.loss is not None
+    assert verdict.loss.mean == pytest.approx(loss)
+    assert verdict.loss.low <= verdict.loss.mean <= verdict.loss.high
+
+
+def test_a_gate_without_its_metric_is_not_measured_and_a_wrong_one_is_named() -> None:
+    made = evaluation(0.0)
+    (verdict,) = gate(made, table(made, CHANCE), {"estoi": 0.05})
+    assert (verdict.state, verdict.loss) == ("not measured", None)
+    for limits in ({"estoy": 0.05}, {"estoi": -1.0}):
+        with pytest.raises(ValueError, match=f"gate.{next(iter(limits))}="):
+            gate(made, [], limits)
+
+
+def test_differences_are_paired() -> None:
+    """Utterances differ by far more than systems: only paired differences can tell the systems apart."""
+    lines = {(line.sort, line.metric, line.system): line for line in table(evaluation(0.03, 0.01), CHANCE)}
+    line = lines["all", "speaker_cosine", "restored"]
+    assert line.difference is not None
+    assert line.difference.high < 0.0
+    before = lines["all", "speaker_cosine", "degraded"].value
+    assert before.low < line.value.mean < before.high
+    assert line.difference.mean == pytest.approx(-0.03)
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
+    inside = 0
+    for trial in range(200):
+        values = stream(trial, "coverage").standard_normal(20)
+        interval = Bootstrap(300, 0.95, trial).interval(list(values))
+        inside += interval.low <= 0.0 <= interval.high
+    # Percentile intervals of 20 values are a little narrow: 93 % is usual.
+    assert 0.87 <= inside / 200 <= 0.99
+
+
+def test_two_tables_are_equal_and_another_seed_is_not() -> None:
+    made = evaluation(0.03)
+    assert table(made, CHANCE) == table(made, CHANCE)
+    assert table(made, CHANCE) != table(made, Bootstrap(500, 0.95, 1))
+
+
+def test_one_utterance_and_equal_values_have_an_interval_without_width() -> None:
+    for values in ([0.25], [0.25] * 5):
+        interval = CHANCE.interval(values)
+        assert interval.mean == interval.low == interval.high == 0.25
+
+
+def test_results_are_sorted_by_every_label_of_an_utterance() -> None:
+    counts = {
+        (line.sort, line.label): line.count for line in table(evaluation(0.0), CHANCE) if line.system == "degraded"
+    }
+    assert counts["all", "all"] == 20
+    assert counts["language", "en"] == counts["language", "it"] == 10
+    assert counts["degradation", "noise"] == 20
+    assert counts["degradation", "room"] == 15
+
+
+def test_a_metric_that_one_system_lacks_is_left_out_for_all_and_shown_as_skipped(tmp_path) -> None:
+    made = evaluation(0.0)
+    first = made.utterances[0]
+    values = {name: value for name, value in first.values.items() if name != "speaker_cosine/restored"}
+    lacking = Row(first.name, 1.0, values, skipped={"speaker_cosine/restored": "silent"}, labels=first.labels)
+    made = Evaluation((lacking, *made.utterances[1:]), ("restored",), 16_000, {"pesq": "pesq is not installed"})
+    lines = table(made, CHANCE)
+    by_system = {line.system: line.count for line in lines if line.metric == "speaker_cosine" and line.sort == "all"}
+    assert by_system == {"degraded": 19, "restored": 19}
+    findings = Findings(made, lines, gate(made, lines, {"speaker_cosine": 0.05}))
+    write_results(tmp_path, findings)
+    details = json.loads((tmp_path / "evaluate_details.json").read_text())
+    assert details["skipped"] == {"pesq": {"pesq is not installed": 0}, "speaker_cosine": {"silent": 1}}
+    metrics = json.loads((tmp_path / "evaluate.json").read_text())
+    assert metrics["skipped"] == {"pesq": 40, "speaker_cosine": 1}
+    assert metrics["gate_lost"] == {"restored": 0}
+    rows = list(csv.DictReader((tmp_path / "evaluate.csv").open()))
+    assert rows[0]["skipped"] == "pesq: pesq is not installed; speaker_cosine/restored: silent"
+    assert len(list(csv.DictReader((tmp_path / "evaluate_table.csv").open()))) == len(lines)
+    assert "skipped: pesq: pesq is not installed" in findings.text()
+
+
+@pytest.mark.parametrize("samples", [1, 100, 255, 16_000, 16_001])
+def test_the_baseline_keeps_length_and_place_and_lowers_noise(samples: int) -> None:
+    rng = stream(0, "baseline")
+    noise = (0.1 * rng.standard_normal(samples)).astype(np.float32)
+    cleaned = spectral_subtraction(noise)
+    assert cleaned.shape == noise.shape
+    assert np.isfinite(cleaned).all()
+    if samples >= 16_000:
+        assert np.square(cleaned[8000:]).mean() < 0.5 * np.square(noise[8000:]).mean()
+        click = np.zeros(samples, np.float32)
+        click[5000] = 1.0
+        assert int(np.abs(spectral_subtraction(click)).argmax()) == 5000
