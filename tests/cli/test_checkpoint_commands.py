@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_checkpoints import CONFIG, Command, content_of, write
 
-from miipher2.training.checkpoint import summary_path
+from miipher2.training.checkpoint import json_path
 
 
 def test_ls_tells_step_size_loss_age_run_and_lineage(tmp_path: Path, miipher2: Command) -> None:
@@ -50,7 +50,7 @@ def test_ls_gives_no_loss_of_another_run(tmp_path: Path, miipher2: Command) -> N
 
 def test_ls_lists_a_checkpoint_without_json_and_an_empty_folder(tmp_path: Path, miipher2: Command) -> None:
     assert miipher2("checkpoint", "ls", tmp_path).code == 0
-    summary_path(write(tmp_path, content_of(1))).unlink()
+    json_path(write(tmp_path, content_of(1))).unlink()
     said = miipher2("checkpoint", "ls", tmp_path)
     assert said.code == 0
     assert "checkpoint_1.pt" in said.out
@@ -84,8 +84,8 @@ def test_show_leads_from_anything_published_to_code_data_parameters_and_parents(
 def test_show_tells_the_same_of_a_checkpoint_its_json_and_without_json(tmp_path: Path, miipher2: Command) -> None:
     path = write(tmp_path, content_of(5))
     wanted = json.loads(miipher2("checkpoint", "show", "--json", path).out)
-    assert json.loads(miipher2("checkpoint", "show", "--json", summary_path(path)).out) == wanted
-    summary_path(path).unlink()
+    assert json.loads(miipher2("checkpoint", "show", "--json", json_path(path)).out) == wanted
+    json_path(path).unlink()
     found = json.loads(miipher2("checkpoint", "show", "--json", path).out)
     for key in ("step", "run_id", "config", "rng_sha256", "environment", "sha256", "bytes", "wandb", "parents"):
         assert found[key] == wanted[key]

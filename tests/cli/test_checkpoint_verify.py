@@ -9,16 +9,16 @@ import pytest
 import torch
 from tiny_checkpoints import Command, content_of, flip, write
 
-from miipher2.training.checkpoint import summary_path
+from miipher2.training.checkpoint import json_path
 
 
 def edit_json(path: Path, **changed: Any) -> None:
-    described = summary_path(path)
+    described = json_path(path)
     described.write_text(json.dumps(json.loads(described.read_text()) | changed))
 
 
 def put_pickle(path: Path) -> None:
-    summary_path(path).unlink()
+    json_path(path).unlink()
     path.write_bytes(pickle.dumps({"format": 1}))
 
 
@@ -29,7 +29,7 @@ SPOILT = {
     "another digest": (lambda path: edit_json(path, sha256="0" * 64), "sha256"),
     "another step in the JSON": (lambda path: edit_json(path, step=7), "step differs"),
     "another configuration in the JSON": (lambda path: edit_json(path, config={}), "config differs"),
-    "a JSON that is none": (lambda path: summary_path(path).write_text("{"), "damaged"),
+    "a JSON that is none": (lambda path: json_path(path).write_text("{"), "damaged"),
 }
 
 
@@ -68,7 +68,7 @@ def test_verify_finds_what_was_saved_wrong(
 
 def test_verify_finds_a_name_of_another_step(tmp_path: Path, miipher2: Command) -> None:
     path = write(tmp_path, content_of(1))
-    for file in (path, summary_path(path)):
+    for file in (path, json_path(path)):
         file.rename(file.with_stem("checkpoint_9"))
     said = miipher2("checkpoint", "verify", path.with_stem("checkpoint_9"))
     assert said.code == 1

@@ -60,11 +60,11 @@ def respoil(path: Path, entry: str, change: Any) -> None:
     """Change one entry of a checkpoint, and describe it anew, so that the file itself is whole."""
     content, _ = checkpoint.load(path)
     change(content[entry])
-    summary = json.loads(checkpoint.summary_path(path).read_text())
+    summary = json.loads(checkpoint.json_path(path).read_text())
     folder = path.parent / "again"
     folder.mkdir(exist_ok=True)
     made = checkpoint.save(folder, content, summary)
-    for file in (made, checkpoint.summary_path(made)):
+    for file in (made, checkpoint.json_path(made)):
         file.replace(path.parent / file.name)
 
 

@@ -143,7 +143,7 @@ def test_the_command_after_a_sigterm_repeats_every_setting(clone: Clone) -> None
         return "Saved" in (clone.root / ".git/interrupted.log").read_text()
 
     output = clone.interrupted(*settings, when=began, kill="script", number=signal.SIGTERM)
-    command = output.split("Go on with:\n")[1].splitlines()[0].strip()
+    command = output.split("Resume with:\n")[1].splitlines()[0].strip()
     assert all(f"-S {setting}" in command for setting in settings), command
     begin, *words = shlex.split(command)[2:]
     assert begin == "dvc"

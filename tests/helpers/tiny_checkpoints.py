@@ -10,7 +10,7 @@ import torch
 from miipher2 import rng
 from miipher2.cli.main import main
 from miipher2.training import checkpoint
-from miipher2.training.run import digest_of
+from miipher2.training.checkpoint import digest_of
 
 CONFIG = {"name": "tiny", "steps": 40, "log_interval": 1, "optim": {"lr": 0.1, "betas": [0.9, 0.99]}}
 
@@ -34,7 +34,7 @@ def content_of(step: int, **changed: Any) -> dict[str, Any]:
         "parents": [],
         "history": history,
         "best": {"metric": "valid/loss", "value": 8.0 - step, "step": step},
-        "sources": {"encoder": "e" * 64},
+        "upstream_digests": {"encoder": "e" * 64},
         "data_sha256": "d" * 64,
         "environment": {"torch": "2", "threads": "1"},
     }

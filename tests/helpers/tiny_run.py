@@ -1,100 +1,105 @@
-"""A run small enough to be repeated hundreds of times, in which every kind of state matters."""
+"""A run small enough to be repeated hundreds of times, in which every kind of state matters; trained by the real code."""
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from miipher2.tracking.tracker import Tracker, start_wandb
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from miipher2 import atomic_io as durable
 from miipher2 import rng
+from miipher2.config.schema import (
+    CheckpointConfig,
+    OptimConfig,
+    RuntimeConfig,
+    SchedulerConfig,
+    TrainingConfig,
+    WandbConfig,
+)
+from miipher2.config.schema_data import DataConfig, LoaderConfig
 from miipher2.training import checkpoint
-from miipher2.training import run_dir as run_folder
-from miipher2.training.loop import Plan, train
+from miipher2.training.ema import ExponentialMovingAverage
 from miipher2.training.optimizer import NetworkOptimizer
 from miipher2.training.recipe import Batch, Metrics
 from miipher2.training.run import Run
 from miipher2.training.schedule import learning_rate
+from miipher2.training.stage import Training
 
-WANDB = {"mode": "disabled", "project": "tests", "entity": None, "name": None, "tags": [], "notes": None}
-CONFIG = {
+# What a checkpoint of the run records, and a resume compares.
+CONFIG: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
     "batch_size": 4,
     "model": {"dim": 6, "layer": 4},
     "optim": {"lr": 0.05, "betas": [0.9, 0.99]},
-    "wandb": WANDB,
+    "wandb": {"mode": "disabled"},
 }
 
 
 class TinyRecipe:
-    """Two players and a moving average; an update draws from the global generators of Python, NumPy and PyTorch."""
+    """Two networks and an EMA; an update draws from the global generators of Python, NumPy and PyTorch."""
 
     metric_names = ("loss", "loss_d", "valid/loss")
 
     def __init__(self, dim: int = 6, ema: bool = True) -> None:
-        self.sources = {"encoder": "0" * 64}
+        self.upstream_digests = {"encoder": "0" * 64}
         self.model = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(0.3), nn.BatchNorm1d(dim))
-        self.judge = nn.Linear(dim, 1)
+        self.discriminator = nn.Linear(dim, 1)
         rate = partial(
             learning_rate, lr=0.05, name="cosine", warmup_steps=3, decay_steps=20, final_ratio=0.1, decay_per_step=1.0
         )
         make = partial(NetworkOptimizer, schedule=rate, weight_decay=0.01, betas=(0.9, 0.99), max_grad_norm=1.0)
         self.generator_optimizer = make("g", self.model.named_parameters())
-        self.discriminator_optimizer = make("d", self.judge.named_parameters())
-        self.average = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True) if ema else None
-        )
-        self.between: Callable[[int], None] = lambda step: None  # called between the two players' updates
+        self.discriminator_optimizer = make("d", self.discriminator.named_parameters())
+        self.ema = ExponentialMovingAverage(self.model, 0.8) if ema else None
+        self.between: Callable[[int], None] = lambda step: None  # called between the two networks' updates
 
     def initialise(self, batches: Iterable[Batch]) -> None:
         """Need nothing."""
 
     def update(self, batch: Batch, step: int) -> Metrics:
-        """Move both players, with noise from every global generator."""
+        """Update both networks, with noise from every global generator."""
         noise = np.random.standard_normal(batch["x"].shape).astype(np.float32) * random.gauss(0, 0.1)  # noqa: NPY002
         fake = self.model(batch["x"] + torch.from_numpy(noise))
-        loss_d = (self.judge(fake.detach()) - 1).square().mean() + self.judge(batch["x"]).square().mean()
+        score_fake, score_real = self.discriminator(fake.detach()), self.discriminator(batch["x"])
+        loss_d = (score_fake - 1).square().mean() + score_real.square().mean()
         self.discriminator_optimizer.minimize(loss_d, step)
         self.between(step)
-        loss_g = self.judge(fake).square().mean() + (fake - batch["x"]).abs().mean() + 0.01 * torch.rand(())
+        loss_g = self.discriminator(fake).square().mean() + (fake - batch["x"]).abs().mean() + 0.01 * torch.rand(())
         self.generator_optimizer.minimize(loss_g, step)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        if self.ema is not None:
+            self.ema.update(self.model, self.generator_optimizer.finite.found_inf)
         return {"loss": loss_g.detach(), "loss_d": loss_d.detach()}
 
     def validate(self, batch: Batch) -> Metrics:
-        """Draw from every global generator, as somebody's metric might."""
+        """Draw from every global generator, as a library's metric might."""
         random.random(), np.random.rand(3), torch.rand(5)  # noqa: NPY002
         weights = torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
         return {"valid/loss": weights.square().mean() + batch["x"].mean()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that `update` changes."""
-        players = (self.generator_optimizer, self.discriminator_optimizer)
+        optimizers = (self.generator_optimizer, self.discriminator_optimizer)
         return {
-            "model": {**self._named(self.model, "g."), **self._named(self.judge, "d.")},
-            "optimizers": {player.name: player.optimizer_state() for player in players},
-            "schedules": {player.name: player.schedule_state() for player in players},
-            "ema": {} if self.average is None else dict(self.average.state_dict()),
+            "model": {**self._named(self.model, "g."), **self._named(self.discriminator, "d.")},
+            "optimizers": {each.name: each.optimizer_state() for each in optimizers},
+            "schedules": {each.name: each.schedule_state() for each in optimizers},
+            "ema": {} if self.ema is None else dict(self.ema.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over such a state."""
-        for module, prefix in ((self.model, "g."), (self.judge, "d.")):
+        """Load such a state."""
+        for module, prefix in ((self.model, "g."), (self.discriminator, "d.")):
             own = {name[2:]: tensor for name, tensor in state["model"].items() if name.startswith(prefix)}
             module.load_state_dict(own)
-        if self.average is not None:
-            self.average.load_state_dict(state["ema"])
-        for player in (self.generator_optimizer, self.discriminator_optimizer):
-            player.load(state["optimizers"][player.name], state["schedules"][player.name])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        for each in (self.generator_optimizer, self.discriminator_optimizer):
+            each.load(state["optimizers"][each.name], state["schedules"][each.name])
 
     def export(self) -> dict[str, dict[str, Tensor]]:
         """Return the generator."""
@@ -106,18 +111,8 @@ class TinyRecipe:
 
 
 @dataclass
-class Done:
-    """What a run left behind."""
-
-    run: Run
-    recipe: TinyRecipe
-    final: dict[str, float]
-    aside: Path | None
-
-
-@dataclass
 class Tiny:
-    """How to run it; the fields are what tests change."""
+    """A tiny run's settings; the fields are what tests change."""
 
     folder: Path
     steps: int = 12
@@ -134,8 +129,8 @@ class Tiny:
     make_recipe: Callable[[], TinyRecipe] = TinyRecipe
     before_first_update: Callable[[], None] = lambda: None
 
-    def __call__(self, resume_from: str | Path | None = None) -> Done:
-        """Run to `steps`, in the order in which `miipher2.stage` does."""
+    def __call__(self, resume_from: str | Path | None = None) -> Training:
+        """Train to `steps` and publish, by the code that trains a stage."""
         rng.seed_all(self.config["seed"])
         recipe = self.make_recipe()
         run = Run(
@@ -143,73 +138,62 @@ class Tiny:
             folder=self.folder,
             config=self.config,
             data_sha256="d" * 64,
-            sources=recipe.sources,
+            upstream_digests=recipe.upstream_digests,
             environment=self.environment,
         )
-        path = None if resume_from is None else Path(resume_from)
-        run.begin(None if path is None else str(path), path, self.on_config_change)
-        if run.resumed is not None:
-            run.restore(recipe)
-        with run_folder.held(self.folder):
-            aside = run_folder.set_aside(self.folder, run.parent)
-            durable.write_atomically(self.folder / "config.yaml", b"name: tiny\n")
-            final = self._train(run, recipe)
-            run_folder.publish(self.folder, run_id=run.run_id, publish_last_n=2, weights=recipe.export())
-        return Done(run, recipe, final, aside)
-
-    def _train(self, run: Run, recipe: TinyRecipe) -> dict[str, float]:
-        known = run.resumed["wandb"] if run.resumed is not None and self.save_wandb_metadata else None
-        wandb_run = start_wandb(self.folder, **{**WANDB, **self.wandb}, config=self.config, inherited=known)
-        tracker = Tracker(
-            self.folder,
-            recipe.metric_names,
-            start_step=run.start_step,
-            steps=self.steps,
-            history="" if run.resumed is None else run.resumed["history"],
-            wandb_run=wandb_run,
-            inherit_wandb=self.save_wandb_metadata,
+        training = Training(
+            self._training_config(resume_from),
+            recipe,
+            run,
+            "valid/loss",
+            self._batches,
+            lambda: [{"x": torch.ones(2, 6)}],
+            resume_command=lambda path: f"resume from {path}",
         )
-        plan = Plan(
+        training.train_and_publish()
+        return training
+
+    def _training_config(self, resume_from: str | Path | None) -> TrainingConfig:
+        optim = OptimConfig(lr=0.05, weight_decay=0.01, betas=[0.9, 0.99], max_grad_norm=1.0, scheduler=SchedulerConfig())
+        return TrainingConfig(
+            name=str(self.config.get("name")),
+            seed=self.config["seed"],
             steps=self.steps,
+            batch_size=4,
+            precision="fp32",
+            validation_batches=1,
             log_interval=self.log_interval,
             validation_interval=self.validation_interval,
-            save_interval=self.save_interval,
-            keep_last_n=self.keep_last_n,
-            best_metric="valid/loss",
+            data=DataConfig(),
+            optim=optim,
+            loader=LoaderConfig(),
+            checkpoint=CheckpointConfig(
+                save_interval=self.save_interval,
+                resume_from=None if resume_from is None else str(resume_from),
+                keep_last_n=self.keep_last_n,
+                publish_last_n=2,
+                save_wandb_metadata=self.save_wandb_metadata,
+                on_config_change=self.on_config_change,
+            ),
+            wandb=replace(WandbConfig(mode="disabled", project="tests"), **self.wandb),
+            runtime=RuntimeConfig(),
         )
-        exit_code = 1
-        try:
-            run.restore_rng()
-            self.before_first_update()
-            final = train(
-                recipe,
-                run,
-                plan,
-                batches=batches,
-                validation=lambda: [{"x": torch.ones(2, 6)}],
-                tracker=tracker,
-                resume_command=lambda path: f"go on from {path}",
-            )
-            exit_code = 0
-        finally:
-            tracker.close(exit_code)
-        return final
 
-
-def batches(start_step: int, stop_step: int) -> Iterable[Batch]:
-    """Return the batches of some steps, each a function of its step."""
-    for step in range(start_step, stop_step):
-        drawn = rng.stream(3, "example", step).standard_normal((4, 6)).astype(np.float32)
-        yield {"x": torch.from_numpy(drawn), "utterance": torch.arange(4) + step}
+    def _batches(self, start_step: int, stop_step: int, whole: bool = False) -> Iterable[Batch]:
+        """Yield the batches of some steps, each a function of its step."""
+        self.before_first_update()
+        for step in range(start_step, stop_step):
+            values = rng.stream(3, "example", step).standard_normal((4, 6)).astype(np.float32)
+            yield {"x": torch.from_numpy(values), "utterance": torch.arange(4) + step}
 
 
 def content_of(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's content."""
-    return checkpoint.load(path)[0]
+    """Return a checkpoint's entries by name."""
+    return checkpoint.load(path)[0].as_dict()
 
 
 def same(a: Any, b: Any) -> bool:
-    """Say whether two values are the same, bit for bit where they are tensors."""
+    """Return whether two values are the same, bit for bit where they are tensors."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
     if isinstance(a, dict) and isinstance(b, dict):
@@ -219,7 +203,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-STATE = ("step", "model", "optimizers", "schedules", "ema", "rng", "best", "history")
+STATE = checkpoint.Checkpoint.entries(checkpoint.STATE)
 
 
 def differences(a: Path, b: Path, entries: tuple[str, ...] = STATE) -> list[str]:
@@ -229,10 +213,10 @@ def differences(a: Path, b: Path, entries: tuple[str, ...] = STATE) -> list[str]
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None], target: Path | None = None) -> Path:
-    """Change a checkpoint's content, without its JSON, and return where it is."""
+    """Change a checkpoint's content, drop its JSON, and return its path."""
     content = torch.load(path, weights_only=True)
     change(content)
     target = target or path
     torch.save(content, target)
-    checkpoint.summary_path(target).unlink(missing_ok=True)
+    checkpoint.json_path(target).unlink(missing_ok=True)
     return target

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from miipher2.training.finite import NonFiniteError
+from miipher2.training.optimizer import NonFiniteError
 from tiny_recipes import CPU, RECIPES, batch, copied, flat, moved, read_back
 
 from miipher2.config.paths import ROOT

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from miipher2.training.finite import NonFiniteError
+from miipher2.training.optimizer import NonFiniteError
 from tiny_recipes import HARMONIC, VOCOS, batch, copied, flat, moved, vocoder
 from torch import Tensor, nn
 

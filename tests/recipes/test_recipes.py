@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
-from miipher2.training.finite import NonFiniteError
+from miipher2.training.optimizer import NonFiniteError
 from safetensors.torch import save_file
 from tiny_recipes import CPU, HARMONIC, RECIPES, VOCOS, adapter, batch, copied, flat, moved, read_back, tiny, vocoder
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from miipher2.rng import stream
-from miipher2.training.checkpoint import checkpoints, load
+from miipher2.training.checkpoint import list_checkpoints, load
 
 SLOW_KILLS, SOAK_KILLS = 8, 50
 STEPS, LAST = 12, "checkpoint_12.pt"
@@ -110,7 +110,7 @@ def _rows(folder: Path) -> int:
 
 def newest(folder: Path) -> list[str]:
     """Return the override that names the newest checkpoint, after checking that every visible one is whole."""
-    found = checkpoints(folder) if folder.exists() else []
+    found = list_checkpoints(folder) if folder.exists() else []
     for _, path in found:
         load(path)
     return [f"checkpoint.resume_from=exp/{folder.name}/{found[-1][1].name}"] if found else []
@@ -151,7 +151,7 @@ def kill_and_resume(stages: Any, stage: str, whole: Path, index: int, kills: int
     for _ in range(kills - 1):
         told.append(kill_somewhere(stages, stage, name, chance, *newest(folder)))
     changed = CHANGED[index % len(CHANGED)]
-    from_step = max((step for step, _ in checkpoints(folder)), default=0) if folder.exists() else 0
+    from_step = max((step for step, _ in list_checkpoints(folder)), default=0) if folder.exists() else 0
     done = stages.run(stage, *CASES[stage], *COMMON, f"name={name}", *changed, *newest(folder))
     assert done.code == 0, f"killed while {told}: {done.output}"
     assert "Configuration changes" not in done.output, done.output
@@ -205,7 +205,7 @@ def test_resumed_by_hand_from_another_folder_with_another_hash_seed_and_tmpdir(
     ]
     folder = stages.root / "exp" / name
     assert_same(folder, whole(stage))
-    assert [step for step, _ in checkpoints(folder)] == [4, 12]
+    assert [step for step, _ in list_checkpoints(folder)] == [4, 12]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -215,10 +215,10 @@ def test_sigterm_saves_and_the_command_that_it_shows_goes_on(stages: Any, whole:
     given = (*CASES[stage], *COMMON, f"name={folder.name}", "loader.num_workers=1", "wandb.mode=offline")
     done = stages.kill_when(stages.start(stage, *given), lambda: _rows(folder) >= 5, signal.SIGTERM)
     assert done.code == 143, done.output
-    _, command = done.output.split("[WARNING] Stopped by SIGTERM after step ")[1].split("Go on with:\n  ")
+    _, command = done.output.split("[WARNING] Stopped by SIGTERM after step ")[1].split("Resume with:\n  ")
     begin, script, *overrides = shlex.split(command.splitlines()[0])[1:]
     assert (begin, script) == ("run", f"stages/{stage}.py")
-    step = checkpoints(folder)[-1][0]
+    step = list_checkpoints(folder)[-1][0]
     assert overrides == [*given, f"checkpoint.resume_from=exp/terminated/checkpoint_{step}.pt"]
     done = stages.run(stage, *overrides)
     assert done.code == 0, done.output

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_kill import CASES, COMMON, LAST, _rows, assert_same, newest, whole
 
-from miipher2.training.checkpoint import checkpoints, load
+from miipher2.training.checkpoint import list_checkpoints, load
 
 __all__ = ["whole"]
 LIMIT_SECONDS = 300.0
@@ -113,7 +113,7 @@ def test_a_signal_to_one_rank_saves_once_and_ends_all(together: Together, pair: 
     done = together.stages.kill_when(pids[1], lambda: _rows(folder) >= 5, signal.SIGTERM, LIMIT_SECONDS)
     other = together.stages.wait(pids[0])
     assert (done.code, other.code) == (143, 143), done.output + other.output
-    command = other.output.split("Go on with:\n  ")[1].splitlines()[0]
+    command = other.output.split("Resume with:\n  ")[1].splitlines()[0]
     assert command.startswith("uv run torchrun --standalone --nproc-per-node=2 stages/train_adapter.py ")
     assert "Stopped by SIGTERM" not in done.output
     together.run(2, "train_adapter", *shlex.split(command)[6:])
@@ -190,7 +190,7 @@ def test_the_vocoder_of_two_ranks_resumes_to_the_same_bits(together: Together, s
     pids = together.start(2, stage, *given, f"name={folders[1].name}")
     together.stages.kill_when(pids[0], lambda: _rows(folders[1]) >= 9, limit_seconds=LIMIT_SECONDS)
     together.stages.wait(pids[1])
-    assert [step for step, _ in checkpoints(folders[1])] == [4, 8]
+    assert [step for step, _ in list_checkpoints(folders[1])] == [4, 8]
     together.run(2, stage, *given, f"name={folders[1].name}", *newest(folders[1]))
     assert_same(folders[1], folders[0])
 

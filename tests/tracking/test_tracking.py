@@ -194,7 +194,7 @@ def test_without_saved_metadata_a_resume_starts_another_run(tmp_path: Path, no_n
 
 def test_wandb_draws_nothing_from_the_global_generators_that_is_not_put_back(tmp_path: Path, no_network: None) -> None:
     from miipher2 import rng
-    from miipher2.training.run import digest_of
+    from miipher2.training.checkpoint import digest_of
 
     def begin() -> Any:
         rng.seed_all(1)

@@ -14,35 +14,34 @@ import pytest
 import torch
 from tiny_run import Tiny
 
-from miipher2.training import checkpoint
-from miipher2.training import run_dir as run_folder
-from miipher2.training.checkpoint import checkpoints, load
+from miipher2.training import checkpoint, run_dir
+from miipher2.training.checkpoint import list_checkpoints, load
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run at step 8, with step 4 beside it; not to be written to."""
-    folder = tmp_path_factory.mktemp("begun") / "run"
+    folder = tmp_path_factory.mktemp("trained") / "run"
     Tiny(folder, steps=8)()
     return folder
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(begun: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_full_disk_is_detected_before_anything_is_written(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(begun, folder)
+    shutil.copytree(trained, folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30 - 2**19, 2**19))
     with pytest.raises(OSError, match=r"no room for a checkpoint of 0.0 MB, 0.5 MB are free") as caught:
         Tiny(folder)(folder / "checkpoint_8.pt")
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(folder)
     monkeypatch.undo()
-    assert [step for step, path in checkpoints(folder) if load(path)] == [4, 8]
+    assert [step for step, path in list_checkpoints(folder) if load(path)] == [4, 8]
     Tiny(folder)(folder / "checkpoint_8.pt")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of 3 MB, where mounting one is allowed."""
+    """Return a file system of 3 MB; skip where mounting one is not allowed."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -57,23 +56,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
 @pytest.mark.parametrize("checked", [True, False])
 def test_a_disk_that_fills_up_keeps_the_earlier_checkpoints(small_disk: Path, monkeypatch: Any, checked: bool) -> None:
-    """Also where something else takes the room between the check and the write."""
+    """Also where something else takes the space between the check and the write."""
     folder = small_disk / "run"
     Tiny(folder, steps=4)()
     if not checked:
-        monkeypatch.setattr(checkpoint, "check_room", lambda *_: None)
+        monkeypatch.setattr(checkpoint, "check_free_space", lambda *_: None)
     free = shutil.disk_usage(small_disk).free
     (small_disk / "other").write_bytes(b"\0" * (free - 20_000))
-    with pytest.raises(OSError, match="No space left on device" if not checked else "no room"):
+    with pytest.raises(OSError, match="no room" if checked else "No space left|enforce fail|28"):
         Tiny(folder)(folder / "checkpoint_4.pt")
-    assert [step for step, path in checkpoints(folder) if load(path)] == [4]
+    assert [step for step, path in list_checkpoints(folder) if load(path)] == [4]
     (small_disk / "other").unlink()
     monkeypatch.undo()
     Tiny(folder)(folder / "checkpoint_4.pt")
 
 
-def test_the_folder_of_a_run_may_be_on_another_disk(small_disk: Path, tmp_path: Path) -> None:
-    """A link to a folder of it, and (where nothing beside it is on the same disk) its very top."""
+def test_a_runs_folder_may_be_on_another_disk(small_disk: Path, tmp_path: Path) -> None:
+    """Both a link to a folder on it, and its mount point, beside which nothing is on the same disk."""
     (tmp_path / "linked").symlink_to(small_disk / "run")
     (small_disk / "run").mkdir()
     for folder in (tmp_path / "linked", small_disk):
@@ -85,18 +84,18 @@ def test_the_folder_of_a_run_may_be_on_another_disk(small_disk: Path, tmp_path: 
 
 
 def test_temporary_files_are_never_on_another_disk(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("TMPDIR", "/proc")  # nothing can be written there
+    monkeypatch.setenv("TMPDIR", "/proc")  # not writable
     monkeypatch.setattr("tempfile.tempdir", None)
-    renamed = []
+    renames = []
     replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b, **more: (renamed.append((Path(a), Path(b))), replace(a, b, **more)))
+    monkeypatch.setattr(os, "replace", lambda a, b, **more: (renames.append((Path(a), Path(b))), replace(a, b, **more)))
     Tiny(tmp_path / "run")()
-    assert len(renamed) > 6
-    assert all(source.parent == target.parent for source, target in renamed)
+    assert len(renames) > 6
+    assert all(source.parent == target.parent for source, target in renames)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """In a child without root's rights, which ignore permissions."""
+def test_a_folder_without_write_permission_is_named(tmp_path: Path) -> None:
+    """In a child process without root's rights, since root ignores permissions."""
     outer = tmp_path / "exp"
     outer.mkdir()
     for folder in [tmp_path, *tmp_path.parents]:
@@ -121,12 +120,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert list(outer.iterdir()) == []
 
 
-def test_a_child_that_outlives_a_killed_run_does_not_hold_its_folder(tmp_path: Path) -> None:
-    """A data worker lives on for seconds after its parent was killed; the run must go on meanwhile."""
+def test_a_worker_that_outlives_a_killed_run_does_not_keep_its_folder_locked(tmp_path: Path) -> None:
+    """A data worker lives for seconds after its parent was killed; the run must be resumable meanwhile."""
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
-        with run_folder.held(tmp_path / "run"):
+        with run_dir.lock(tmp_path / "run"):
             worker = os.fork()
             if worker:
                 os.write(write, f"{worker}\n".encode())
@@ -136,26 +135,26 @@ def test_a_child_that_outlives_a_killed_run_does_not_hold_its_folder(tmp_path: P
     os.waitpid(pid, 0)
     worker = int(os.read(read, 20))
     try:
-        os.kill(worker, 0)  # it lives
-        with run_folder.held(tmp_path / "run"):
+        os.kill(worker, 0)  # it is alive
+        with run_dir.lock(tmp_path / "run"):
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
 
 
-def test_one_folder_has_one_run(tmp_path: Path) -> None:
+def test_a_second_process_cannot_train_in_the_same_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (
-        "import sys; from pathlib import Path; from miipher2.training import folder\n"
-        f"with folder.held(Path({str(folder)!r})):\n print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from miipher2.training import run_dir\n"
+        f"with run_dir.lock(Path({str(folder)!r})):\n print('locked', flush=True); sys.stdin.read()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(checkpoint.__file__).parents[2])}
     other = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout is not None
-    assert other.stdout.readline() == "held\n"
-    with pytest.raises(run_folder.RunDirInUseError, match=f"{folder}: another process is training in it"):
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(run_dir.RunDirInUseError, match=f"{folder}: another process is training in it"):
         Tiny(folder)()
     assert [path.name for path in folder.iterdir()] == [".lock"]
     other.kill()
@@ -163,11 +162,11 @@ def test_one_folder_has_one_run(tmp_path: Path) -> None:
     Tiny(folder)()
 
 
-def test_no_checkpoint_is_written_over(begun: Path, tmp_path: Path) -> None:
+def test_no_checkpoint_is_overwritten(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(begun, folder)
+    shutil.copytree(trained, folder)
     content, _ = load(folder / "checkpoint_8.pt")
-    content["model"] = {"other": torch.ones(3)}
-    with pytest.raises(FileExistsError, match="never written over"):
+    content.model = {"other": torch.ones(3)}
+    with pytest.raises(FileExistsError, match="never overwritten"):
         checkpoint.save(folder, content, {})
-    assert load(folder / "checkpoint_8.pt")[1] == load(begun / "checkpoint_8.pt")[1]
+    assert load(folder / "checkpoint_8.pt")[1] == load(trained / "checkpoint_8.pt")[1]

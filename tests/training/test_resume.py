@@ -1,5 +1,6 @@
 """A resumed run is the same run: in one process, on a recipe in which every kind of state matters."""
 
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from miipher2.training.finite import NonFiniteError
-from tiny_run import CONFIG, STATE, Tiny, content_of, differences, rewrite
+from tiny_run import CONFIG, STATE, Tiny, TinyRecipe, content_of, differences, rewrite
 
-from miipher2.training.checkpoint import ENTRIES, CheckpointError
+from miipher2.training.checkpoint import Checkpoint, CheckpointError
+from miipher2.training.optimizer import NonFiniteError
+
+ENTRIES = Checkpoint.entries()
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +62,24 @@ def test_five_resumes_are_one_run_with_five_parents(tmp_path: Path, whole: Path)
     "changed",
     [{"log_interval": 5}, {"validation_interval": 2}, {"save_interval": 3}, {"keep_last_n": 1}, {"steps": 13}],
 )
-def test_intervals_may_change_on_the_way(tmp_path: Path, whole: Path, changed: dict[str, int]) -> None:
+def test_intervals_may_change_on_a_resume(tmp_path: Path, whole: Path, changed: dict[str, int]) -> None:
     folder = tmp_path / "run"
     Tiny(folder, steps=4)()
     Tiny(folder, **{"save_interval": 12, **changed})(folder / "checkpoint_4.pt")
     if changed == {"steps": 13}:
         assert differences(folder / "checkpoint_12.pt", whole / "checkpoint_12.pt") == []
         return
-    shown = {"log_interval", "validation_interval"} & changed.keys()
-    state = tuple(entry for entry in STATE if not (shown and entry in ("history", "best")))
+    changed_rows = {"log_interval", "validation_interval"} & changed.keys()
+    state = tuple(entry for entry in STATE if not (changed_rows and entry in ("history", "best")))
     assert_same_run(folder, whole, state)
 
 
-def test_generators_polluted_after_the_restore_of_everything_else_do_no_harm(tmp_path: Path, whole: Path) -> None:
+def test_random_numbers_drawn_while_loading_do_no_harm(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     Tiny(folder, steps=4)()
 
     def pollute() -> Any:
         random.seed(99), np.random.seed(99), torch.manual_seed(99)  # noqa: NPY002
-        from tiny_run import TinyRecipe
 
         class Polluting(TinyRecipe):
             def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -91,15 +93,15 @@ def test_generators_polluted_after_the_restore_of_everything_else_do_no_harm(tmp
 
 
 def test_each_global_generator_matters(tmp_path: Path, whole: Path) -> None:
-    spoils = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}
-    for name, spoil in spoils.items():
+    draws = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}
+    for name, draw in draws.items():
         folder = tmp_path / name
         Tiny(folder, steps=4)()
-        Tiny(folder, before_first_update=spoil)(folder / "checkpoint_4.pt")
+        Tiny(folder, before_first_update=draw)(folder / "checkpoint_4.pt")
         assert differences(folder / "checkpoint_12.pt", whole / "checkpoint_12.pt", ("model",)) == ["model"]
 
 
-def test_stopped_between_the_two_players_the_pair_is_never_mixed(tmp_path: Path, whole: Path) -> None:
+def test_a_stop_between_the_two_networks_never_saves_a_mixed_pair(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
 
     class Stopped(BaseException):
@@ -110,8 +112,6 @@ def test_stopped_between_the_two_players_the_pair_is_never_mixed(tmp_path: Path,
             raise Stopped
 
     def make() -> Any:
-        from tiny_run import TinyRecipe
-
         recipe = TinyRecipe()
         recipe.between = stop
         return recipe
@@ -120,20 +120,20 @@ def test_stopped_between_the_two_players_the_pair_is_never_mixed(tmp_path: Path,
         Tiny(folder, make_recipe=make)()
     newest = content_of(folder / "checkpoint_4.pt")
     assert not (folder / "checkpoint_6.pt").exists()
-    assert {player["updates"] for player in newest["schedules"].values()} == {4}
+    assert {each["updates"] for each in newest["schedules"].values()} == {4}
     Tiny(folder)(folder / "checkpoint_4.pt")
     assert_same_run(folder, whole)
 
 
-# What a resume uses and every leaf below it: without one of them it fails, or the run is another.
+# Every entry that a resume uses, and the leaves below: without any one of them the resume fails.
 LEAVES = [
     *((entry,) for entry in ENTRIES),
     *(("rng", "0", name) for name in ("python", "numpy", "torch", "cuda")),
     *(("rng", "0", "python", name) for name in ("version", "internal", "gauss")),
     *(("rng", "0", "numpy", name) for name in ("name", "keys", "position", "has_gauss", "cached_gauss")),
-    *(("optimizers", player) for player in "gd"),
-    *(("schedules", player) for player in "gd"),
-    *(("schedules", player, "updates") for player in "gd"),
+    *(("optimizers", each) for each in "gd"),
+    *(("schedules", each) for each in "gd"),
+    *(("schedules", each, "updates") for each in "gd"),
     *(("optimizers", "g", "0.weight", name) for name in ("exp_avg", "exp_avg_sq", "step")),
     *(("model", name) for name in ("g.0.weight", "g.2.running_mean", "g.2.num_batches_tracked", "d.bias")),
     *(("ema", name) for name in ("n_averaged", "module.0.weight", "module.2.running_var")),
@@ -164,8 +164,8 @@ def test_no_entry_can_be_of_another_type(tmp_path: Path, whole: Path, entry: str
 
 
 @pytest.mark.parametrize("entry", ["model", "optimizers", "ema", "rng", "best", "history"])
-def test_every_entry_of_the_state_matters(tmp_path: Path, whole: Path, entry: str) -> None:
-    """Step 4's checkpoint with one entry of step 8's: the run that goes on from it must be another."""
+def test_every_entry_of_the_state_changes_the_run(tmp_path: Path, whole: Path, entry: str) -> None:
+    """Step 4's checkpoint with one entry of step 8's: the run resumed from it must differ."""
     later = content_of(whole / "checkpoint_8.pt")[entry]
     later = {**later, "value": -1.0} if entry == "best" else later
     file = rewrite(whole / "checkpoint_4.pt", lambda it: it.update({entry: later}), tmp_path / "checkpoint_4.pt")
@@ -174,7 +174,7 @@ def test_every_entry_of_the_state_matters(tmp_path: Path, whole: Path, entry: st
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda it: it["model"].update({"g.0.weight": torch.ones(3, 3)}), r"g.0.weight is float32 \[3, 3\]"),
         (lambda it: it["model"].update({"g.0.weight": it["model"]["g.0.weight"].half()}), "g.0.weight is float16"),
@@ -188,12 +188,12 @@ def test_every_entry_of_the_state_matters(tmp_path: Path, whole: Path, entry: st
         (lambda it: it.update({"ema": {}}), "ema|Missing"),
     ],
 )
-def test_state_that_does_not_fit_is_an_error_before_anything_is_touched(
-    tmp_path: Path, whole: Path, change: Any, said: str
+def test_a_state_that_does_not_fit_is_refused_before_anything_is_touched(
+    tmp_path: Path, whole: Path, change: Any, message: str
 ) -> None:
     file = rewrite(whole / "checkpoint_4.pt", change, tmp_path / "checkpoint_4.pt")
     random.seed(1)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         Tiny(tmp_path / "run")(file)
     assert not (tmp_path / "run").exists()
 
@@ -206,49 +206,59 @@ def test_resume_at_the_last_step_trains_nothing_and_publishes_the_same(tmp_path:
     assert done.aside is None
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path: Path) -> None:
-    from tiny_run import TinyRecipe
-
-    seen = {}
+def test_a_loss_that_is_not_finite_stops_before_any_parameter_changes(tmp_path: Path) -> None:
+    captured = {}
 
     class Broken(TinyRecipe):
         def update(self, batch: Any, step: int) -> Any:
             if step != 5:
                 return super().update(batch, step)
-            seen["before"] = {name: tensor.clone() for name, tensor in self.state_dict()["model"].items()}
-            seen["recipe"] = self
+            captured["before"] = {name: tensor.clone() for name, tensor in self.state_dict()["model"].items()}
+            captured["recipe"] = self
             loss = sum(parameter.sum() for parameter in self.model.parameters())
             self.generator_optimizer.minimize(loss * float("nan"), step)
             raise AssertionError
 
     with pytest.raises(NonFiniteError, match=r"step 6: g has loss nan .* batch 5 holds the utterances \[5, 6, 7, 8\]"):
         Tiny(tmp_path / "run", make_recipe=Broken)()
-    after = seen["recipe"].state_dict()["model"]
-    assert all(torch.equal(tensor, after[name]) for name, tensor in seen["before"].items())
+    after = captured["recipe"].state_dict()["model"]
+    assert all(torch.equal(tensor, after[name]) for name, tensor in captured["before"].items())
     assert sorted(path.name for path in (tmp_path / "run").glob("*.pt")) == ["checkpoint_4.pt"]
 
 
 def test_an_infinite_loss_with_finite_gradients_stops_too() -> None:
-    from tiny_run import TinyRecipe
-
     recipe = TinyRecipe()
     loss = sum(parameter.sum() for parameter in recipe.model.parameters()) + torch.tensor(float("inf"))
     with pytest.raises(NonFiniteError, match="step 1: g has loss inf"):
         recipe.generator_optimizer.minimize(loss, 0)
 
 
-def test_resume_of_a_run_that_was_not_made_with_this_configuration_is_told_apart(tmp_path: Path, whole: Path) -> None:
+def test_a_resume_with_another_configuration_records_the_new_one(tmp_path: Path, whole: Path) -> None:
     other = {**CONFIG, "model": {"dim": 6, "layer": 6}}
     Tiny(tmp_path / "run", config=other)(whole / "checkpoint_4.pt")
     assert content_of(tmp_path / "run/checkpoint_12.pt")["config"] == other
 
 
-def test_the_learning_rate_is_a_function_of_the_step_and_not_of_a_players_own_updates() -> None:
-    """A discriminator that starts late would otherwise be behind after a resume, or ahead."""
-    from tiny_run import TinyRecipe
+def test_the_learning_rate_follows_the_step_and_not_a_networks_own_updates() -> None:
+    """Otherwise a discriminator that starts late would be behind after a resume."""
+    each = TinyRecipe().discriminator_optimizer
+    each.minimize(sum(parameter.sum() for parameter in each.parameters.values()), 9)
+    assert each.updates == 1
+    assert {group["lr"] for group in each.adamw.param_groups} == {each.schedule(9)}
+    assert each.schedule(9) != each.schedule(0)
 
-    player = TinyRecipe().discriminator_optimizer
-    player.minimize(sum(parameter.sum() for parameter in player.parameters.values()), 9)
-    assert player.updates == 1
-    assert {group["lr"] for group in player.optimizer.param_groups} == {player.schedule(9)}
-    assert player.schedule(9) != player.schedule(0)
+
+def test_a_format_1_checkpoint_resumes_without_a_warning_about_its_renamed_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was written by the last version with format 1; `hears` is now `encoder_input`, `sources` other."""
+    monkeypatch.setattr(logging.getLogger("miipher2"), "propagate", True)
+    config = {**CONFIG, "encoder_input": "clean", "wandb": {}}
+    environment = {"threads": "1", "world_size": "1"}
+    old = Path(__file__).parent / "format_1/checkpoint_4.pt"
+    resumed = Tiny(tmp_path / "run", config=config, environment=environment)(old)
+    assert "Configuration changes detected" not in caplog.text
+    assert resumed.run.start_step == 4
+    new = content_of(tmp_path / "run/checkpoint_12.pt")
+    assert new["format"] == 2
+    assert new["upstream_digests"] == {"encoder": "0" * 64}

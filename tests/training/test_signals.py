@@ -1,5 +1,6 @@
-"""SIGTERM and SIGINT: the update is finished, a checkpoint saved, the command shown; a second one ends at once."""
+"""SIGTERM and SIGINT finish the update, save, and print the command that resumes; a second signal ends at once."""
 
+import logging
 import os
 import signal
 import time
@@ -10,12 +11,12 @@ from typing import Any
 import pytest
 from tiny_run import Tiny, TinyRecipe, differences
 
-from miipher2.training.checkpoint import checkpoints, load
+from miipher2.training.checkpoint import list_checkpoints, load
 from miipher2.training.signals import Interrupted, stop_request
 
 
-def signalled(step: int, send: Callable[[], None]) -> Callable[[], TinyRecipe]:
-    """Return what makes a recipe in which `send` happens in the middle of an update."""
+def recipe_with_signal(step: int, send: Callable[[], None]) -> Callable[[], TinyRecipe]:
+    """Return a factory of recipes that call `send` in the middle of an update."""
 
     def make() -> TinyRecipe:
         recipe = TinyRecipe()
@@ -26,20 +27,18 @@ def signalled(step: int, send: Callable[[], None]) -> Callable[[], TinyRecipe]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_after_the_update_and_shows_the_command(
+def test_a_signal_saves_after_the_update_and_prints_the_command(
     tmp_path: Path, caplog: Any, monkeypatch: Any, number: signal.Signals, code: int
 ) -> None:
-    import logging
-
     monkeypatch.setattr(logging.getLogger("miipher2"), "propagate", True)
     folder = tmp_path / "run"
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Interrupted) as caught:
-        Tiny(folder, make_recipe=signalled(5, lambda: os.kill(os.getpid(), number)))()
+        Tiny(folder, make_recipe=recipe_with_signal(5, lambda: os.kill(os.getpid(), number)))()
     assert caught.value.code == code
     saved = folder / "checkpoint_6.pt"
-    assert f"Stopped by {number.name} after step 6. Go on with:\n  go on from {saved}" in caplog.text
-    assert [step for step, _ in checkpoints(folder)] == [4, 6]
+    assert f"Stopped by {number.name} after step 6. Resume with:\n  resume from {saved}" in caplog.text
+    assert [step for step, _ in list_checkpoints(folder)] == [4, 6]
     assert not (folder / "published").exists()
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
     Tiny(folder)(saved)
@@ -48,7 +47,7 @@ def test_a_signal_saves_after_the_update_and_shows_the_command(
 
 
 def test_a_signal_at_the_last_update_finishes_the_run(tmp_path: Path) -> None:
-    Tiny(tmp_path / "run", make_recipe=signalled(11, lambda: os.kill(os.getpid(), signal.SIGTERM)))()
+    Tiny(tmp_path / "run", make_recipe=recipe_with_signal(11, lambda: os.kill(os.getpid(), signal.SIGTERM)))()
     assert (tmp_path / "run/published/final.safetensors").exists()
 
 
@@ -64,33 +63,33 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, second: signal.Signals) ->
     pid = os.fork()
     if not pid:
         try:
-            Tiny(folder, make_recipe=signalled(5, send))()
+            Tiny(folder, make_recipe=recipe_with_signal(5, send))()
         finally:
             os._exit(0)
     start = time.monotonic()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code == -second
     assert time.monotonic() - start < 10
-    assert [step for step, path in checkpoints(folder) if load(path)] == [4]
+    assert [step for step, path in list_checkpoints(folder) if load(path)] == [4]
 
 
 def test_a_signal_in_the_middle_of_a_save_waits_for_it(tmp_path: Path, monkeypatch: Any) -> None:
     replace = os.replace
 
-    def and_signal(source: Any, target: Any, **more: Any) -> None:
+    def replace_after_signal(source: Any, target: Any, **more: Any) -> None:
         if Path(target).name == "checkpoint_4.pt":
             os.kill(os.getpid(), signal.SIGTERM)
         replace(source, target, **more)
 
-    monkeypatch.setattr(os, "replace", and_signal)
+    monkeypatch.setattr(os, "replace", replace_after_signal)
     with pytest.raises(Interrupted):
         Tiny(tmp_path / "run")()
-    found = [step for step, path in checkpoints(tmp_path / "run") if load(path)]
-    assert found[0] == 4
-    assert found[-1] in (4, 5)
+    steps = [step for step, path in list_checkpoints(tmp_path / "run") if load(path)]
+    assert steps[0] == 4
+    assert steps[-1] in (4, 5)
 
 
-def test_the_handlers_are_put_back_after_an_error() -> None:
+def test_signal_handlers_are_restored_after_an_error() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(ValueError, match="x"), stop_request() as stop:  # noqa: PT012
         assert signal.getsignal(signal.SIGINT) != before

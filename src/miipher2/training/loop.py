@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from miipher2 import rng
 from miipher2.training import distributed, run_dir
@@ -19,6 +19,7 @@ from miipher2.training.signals import Interrupted, stop_request
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class MetricLogger(Protocol):
     """Where metrics are shown: a progress bar, W&B. Whatever it does changes no result."""
 

@@ -106,6 +106,7 @@ class Training:
     validation: Callable[[], Iterable[Batch]]
     sample_batch: Callable[[], tuple[Batch, list[str]]] | None = None
     resume_command: Callable[[str], str] = str
+    aside: Path | None = None  # where files of another run, or of later steps, were moved
 
     @classmethod
     def from_config(
@@ -154,9 +155,9 @@ class Training:
             return final
         folder, config = self.run.folder, self.config
         with run_dir.lock(folder):
-            aside = run_dir.set_aside(folder, self.run.parent)
-            if aside is not None:
-                log.info("Set aside files of another run or of later steps: %s", aside)
+            self.aside = run_dir.set_aside(folder, self.run.parent)
+            if self.aside is not None:
+                log.info("Set aside files of another run or of later steps: %s", self.aside)
             check_free_space(folder, size_of(self.recipe.state_dict()))
             write_atomically(folder / "config.yaml", yaml.safe_dump(self.run.config, sort_keys=False).encode())
             final = self.train()

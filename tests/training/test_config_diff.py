@@ -1,4 +1,4 @@
-"""What a resume changes is named, to the letter of the design, and nothing else is."""
+"""A resume names exactly what it changes, in the documented words."""
 
 import logging
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tiny_run import CONFIG, Tiny, TinyRecipe
 
 from miipher2.training.checkpoint import CheckpointError
-from miipher2.training.config_diff import ConfigChangedError, changes, is_harmless, message
+from miipher2.training.config_diff import ConfigChangedError, diff_configs, format_diff, is_harmless
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> list[str]:
     return Lines()
 
 
-def test_the_warning_to_the_letter(tmp_path: Path, warnings: Any) -> None:
+def test_the_warning_has_the_documented_wording(tmp_path: Path, warnings: Any) -> None:
     Tiny(tmp_path / "run", steps=4, config=CONFIG | {"batch_size": 16})()
     new = CONFIG | {"batch_size": 32, "model": {"dim": 6, "layer": 6}}
     Tiny(tmp_path / "run", config=new)(tmp_path / "run/checkpoint_4.pt")
@@ -36,7 +36,7 @@ def test_the_warning_to_the_letter(tmp_path: Path, warnings: Any) -> None:
     ) in warnings.text()
 
 
-def test_the_messages_of_fresh_and_resumed_to_the_letter(tmp_path: Path, warnings: Any) -> None:
+def test_fresh_and_resumed_runs_log_the_documented_messages(tmp_path: Path, warnings: Any) -> None:
     Tiny(tmp_path / "run", steps=4)()
     assert "[INFO] Starting fresh training (no checkpoint specified)\n" in warnings.text()
     assert "Resuming" not in warnings.text()
@@ -51,7 +51,7 @@ def test_the_messages_of_fresh_and_resumed_to_the_letter(tmp_path: Path, warning
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ({"optim": {"lr": 0.1}}, {"optim": {"lr": 0.2}}, {"optim.lr": (0.1, 0.2)}),
         ({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": None}}}, {"a.b.c": (1, None)}),
@@ -70,8 +70,8 @@ def test_the_messages_of_fresh_and_resumed_to_the_letter(tmp_path: Path, warning
         ({"x": [1, 2]}, {"x": [1, 2]}, {}),
     ],
 )
-def test_nested_keys_are_compared_both_ways(old: Any, new: Any, said: Any) -> None:
-    assert changes(old, new) == said
+def test_nested_keys_are_compared_in_both_directions(old: Any, new: Any, expected: Any) -> None:
+    assert diff_configs(old, new) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_nested_keys_are_compared_both_ways(old: Any, new: Any, said: Any) -> No
         "runtime.device",
     ],
 )
-def test_what_cannot_alter_a_result_is_silent(key: str) -> None:
+def test_harmless_keys_are_not_reported(key: str) -> None:
     first, _, rest = key.partition(".")
     old, new = ({first: {rest: value}} if rest else {first: value} for value in (1, 2))
     assert is_harmless(key)
-    assert changes(old, new) == {}
+    assert diff_configs(old, new) == {}
 
 
 @pytest.mark.parametrize(
@@ -115,14 +115,14 @@ def test_what_cannot_alter_a_result_is_silent(key: str) -> None:
         "runtime.deterministic",
         "environment.threads",
         "data_sha256",
-        "sources.adapter",
+        "upstream_digests.adapter",
     ],
 )
-def test_what_can_alter_a_result_is_not(key: str) -> None:
+def test_keys_that_can_alter_a_result_are_not_harmless(key: str) -> None:
     assert not is_harmless(key)
 
 
-def test_another_number_of_threads_other_data_and_other_versions_are_named(tmp_path: Path, warnings: Any) -> None:
+def test_changed_threads_and_versions_are_reported(tmp_path: Path, warnings: Any) -> None:
     Tiny(tmp_path / "run", steps=4)()
     environment = {"threads": "2", "torch": "3.0"}
     Tiny(tmp_path / "run", environment=environment)(tmp_path / "run/checkpoint_4.pt")
@@ -141,25 +141,25 @@ def test_on_config_change_error_stops_before_anything_is_touched(tmp_path: Path)
 
 
 @pytest.mark.parametrize("what", ["encoder", "rate", "ema"])
-def test_what_cannot_fit_names_both_values_and_touches_nothing(tmp_path: Path, what: str) -> None:
+def test_an_incompatible_checkpoint_is_refused_with_both_values_named(tmp_path: Path, what: str) -> None:
     Tiny(tmp_path / "run", steps=4, config=CONFIG | {"model": {"sample_rate_hz": 16000}})()
 
     def make() -> TinyRecipe:
         recipe = TinyRecipe(ema=what != "ema")
         if what == "encoder":
-            recipe.sources = {"encoder": "1" * 64}
+            recipe.upstream_digests = {"encoder": "1" * 64}
         return recipe
 
     rate_hz = 24000 if what == "rate" else 16000
-    said = {"encoder": "0{64}, this run has 1{64}", "rate": "is 16000, this run has 24000", "ema": "moving average"}
+    message = {"encoder": "0{64}, this run has 1{64}", "rate": "is 16000, this run has 24000", "ema": "has an EMA"}
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
-    with pytest.raises(CheckpointError, match=said[what]):
+    with pytest.raises(CheckpointError, match=message[what]):
         Tiny(tmp_path / "run", make_recipe=make, config=CONFIG | {"model": {"sample_rate_hz": rate_hz}})(
             tmp_path / "run/checkpoint_4.pt"
         )
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
 
 
-def test_the_message_prints_values_as_a_configuration_writes_them() -> None:
-    lines = message({"a": (None, 0.1), "b": ([1, 2], "x")}).splitlines()
+def test_values_are_printed_as_a_configuration_writes_them() -> None:
+    lines = format_diff({"a": (None, 0.1), "b": ([1, 2], "x")}).splitlines()
     assert lines[1:-1] == ["  - a: None -> 0.1", "  - b: [1, 2] -> x"]

@@ -1,4 +1,4 @@
-"""A run's folder: what is set aside, what is rotated away, what is published; nothing of anybody is lost."""
+"""A run's folder: what is set aside, rotated and published; no checkpoint of anyone is ever lost."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_run import CONFIG, Tiny, content_of, differences
 
-from miipher2.training.checkpoint import checkpoints, file_name, load, step_of, summary_path
+from miipher2.training.checkpoint import file_name, json_path, list_checkpoints, load, step_of
 
 
 def names(folder: Path) -> list[str]:
@@ -45,16 +45,16 @@ def test_checkpoints_are_listed_by_step_and_not_by_name(tmp_path: Path) -> None:
         "checkpoint_2k.pt",
     ):
         (tmp_path / name).touch()
-    assert [step for step, _ in checkpoints(tmp_path)] == [900, 1000, 1500, 2000]
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [900, 1000, 1500, 2000]
 
 
-def test_a_checkpoint_says_what_the_design_promises(tmp_path: Path) -> None:
+def test_the_json_describes_the_checkpoint(tmp_path: Path) -> None:
     Tiny(tmp_path / "run", steps=4)()
     file = tmp_path / "run/checkpoint_4.pt"
-    described = json.loads(summary_path(file).read_text())
-    assert described["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert described["bytes"] == file.stat().st_size
-    wanted = [
+    summary = json.loads(json_path(file).read_text())
+    assert summary["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert summary["bytes"] == file.stat().st_size
+    expected = [
         "format",
         "stage",
         "step",
@@ -63,16 +63,16 @@ def test_a_checkpoint_says_what_the_design_promises(tmp_path: Path) -> None:
         "wandb",
         "parents",
         "best",
-        "sources",
+        "upstream_digests",
         "data_sha256",
         "environment",
         "rng_sha256",
     ]
-    assert set(wanted) <= described.keys()
-    assert set(described["rng_sha256"]["0"]) == {"python", "numpy", "torch", "cuda"}
+    assert set(expected) <= summary.keys()
+    assert set(summary["rng_sha256"]["0"]) == {"python", "numpy", "torch", "cuda"}
 
 
-def test_a_fresh_start_sets_everything_aside_and_says_where(tmp_path: Path) -> None:
+def test_a_fresh_start_sets_everything_aside(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Tiny(folder)()
     (folder / "notes.txt").write_text("mine")
@@ -88,11 +88,11 @@ def test_a_fresh_start_sets_everything_aside_and_says_where(tmp_path: Path) -> N
     # The earlier run's published/ too, when the new one has something to publish.
     published = list((tmp_path / ".replaced").glob("*/published"))
     assert [names(path) for path in published] == [both(8, 12)]
-    for path in checkpoints(done.aside):
+    for path in list_checkpoints(done.aside):
         load(path[1])
 
 
-def test_a_resume_sets_later_steps_aside_and_keeps_what_they_logged(tmp_path: Path) -> None:
+def test_a_resume_sets_later_steps_aside_with_their_history(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Tiny(folder)()
     history, before = (folder / "history.csv").read_text(), digests(folder)
@@ -106,7 +106,7 @@ def test_a_resume_sets_later_steps_aside_and_keeps_what_they_logged(tmp_path: Pa
 
 
 def test_a_resume_from_elsewhere_sets_the_other_lineage_aside(tmp_path: Path) -> None:
-    """The same run id does not make two branches of a run one."""
+    """Two branches of one run share its id, and are still two lineages."""
     folder = tmp_path / "run"
     Tiny(folder)()
     other = {**CONFIG, "optim": {"lr": 1.0}}
@@ -121,17 +121,17 @@ def test_a_resume_from_elsewhere_sets_the_other_lineage_aside(tmp_path: Path) ->
     assert before <= digests(tmp_path)
 
 
-def test_a_resume_from_a_copy_or_a_published_twin_keeps_the_past_that_is_its_own(tmp_path: Path) -> None:
+def test_a_resume_from_a_copy_keeps_the_same_checkpoints_of_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Tiny(folder)()
     shutil.copytree(folder, tmp_path / "backup")
     for given in (folder / "published/checkpoint_8.pt", tmp_path / "backup/checkpoint_8.pt"):
         Tiny(folder, keep_last_n=1)(given)
-        assert names(folder) == both(8, 12), "the twin of the parent was rotated away"
+        assert names(folder) == both(8, 12), "the twin of the parent was removed"
         assert differences(folder / "checkpoint_12.pt", tmp_path / "backup/checkpoint_12.pt") == []
 
 
-def test_a_run_goes_on_in_a_folder_of_another_name(tmp_path: Path) -> None:
+def test_a_run_can_be_resumed_in_another_folder(tmp_path: Path) -> None:
     Tiny(tmp_path / "one")()
     Tiny(tmp_path / "two", steps=4)()
     done = Tiny(tmp_path / "two")(tmp_path / "one/checkpoint_8.pt")
@@ -142,23 +142,23 @@ def test_a_run_goes_on_in_a_folder_of_another_name(tmp_path: Path) -> None:
     assert names(tmp_path / "one") == both(4, 8, 12)
 
 
-def test_the_parent_stays_where_it_was_named_without_its_json(tmp_path: Path) -> None:
+def test_a_parent_without_json_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Tiny(folder)()
-    summary_path(folder / "checkpoint_8.pt").unlink()
-    for _ in range(2):  # the second time as after a kill: the same command must find the same file
+    json_path(folder / "checkpoint_8.pt").unlink()
+    for _ in range(2):  # a second time, as after a kill: the same command must still work
         Tiny(folder, keep_last_n=1)(folder / "checkpoint_8.pt")
         assert (folder / "checkpoint_8.pt").exists()
 
 
-def test_rotation_counts_by_step_and_spares_the_parent_and_other_runs(tmp_path: Path, monkeypatch: Any) -> None:
+def test_rotation_counts_by_step_and_keeps_the_parent_and_other_runs(tmp_path: Path, monkeypatch: Any) -> None:
     folder = tmp_path / "run"
     Tiny(folder, steps=8, save_interval=2)()
     Tiny(tmp_path / "other", steps=9, save_interval=3)()
     resumed = Tiny(folder, steps=8, save_interval=2)(folder / "checkpoint_4.pt")
     for kind in ("pt", "json"):
         shutil.copyfile(tmp_path / f"other/checkpoint_3.{kind}", folder / f"checkpoint_3.{kind}")
-    (folder / "checkpoint_1.pt").write_bytes(b"whose?")
+    (folder / "checkpoint_1.pt").write_bytes(b"unknown")
     from miipher2.training.run_dir import rotate
 
     removed = rotate(folder, run_id=resumed.run.run_id, keep_last_n=1, parent=resumed.run.parent)
@@ -166,35 +166,35 @@ def test_rotation_counts_by_step_and_spares_the_parent_and_other_runs(tmp_path: 
     assert names(folder) == sorted([*both(3, 4, 8), "checkpoint_1.pt"])
 
 
-def test_the_parent_is_spared_by_whatever_name_it_was_given(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_parent_is_kept_under_any_spelling_of_its_path(tmp_path: Path, monkeypatch: Any) -> None:
     folder = tmp_path / "run"
     Tiny(folder, steps=4)()
     (tmp_path / "linked").symlink_to(folder)
-    monkeypatch.chdir(tmp_path)
     for given in ("run/checkpoint_4.pt", "linked/checkpoint_4.pt", "./run/../linked/checkpoint_4.pt"):
+        given = f"{tmp_path}/{given}"
         Tiny(folder, save_interval=1, keep_last_n=1)(given)
         assert names(folder) == both(4, 12)
 
 
 def test_keep_last_n_keeps_the_newest_by_step(tmp_path: Path) -> None:
     Tiny(tmp_path / "run", steps=12, save_interval=1, keep_last_n=3)()
-    assert [step for step, _ in checkpoints(tmp_path / "run")] == [10, 11, 12]
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [10, 11, 12]
 
 
-def test_what_a_kill_left_half_written_is_cleared_and_never_taken_for_a_checkpoint(tmp_path: Path) -> None:
+def test_half_written_files_are_cleared_and_never_taken_for_checkpoints(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Tiny(folder, steps=4)()
     (folder / ".checkpoint_8.pt.tmp").write_bytes(b"half")
     (folder / ".published.tmp").mkdir()
     (folder / ".published.tmp/final.safetensors").write_bytes(b"half")
     (folder / "history.csv").open("a").write("5,0.3")  # half a line
-    assert [step for step, _ in checkpoints(folder)] == [4]
+    assert [step for step, _ in list_checkpoints(folder)] == [4]
     Tiny(folder)(folder / "checkpoint_4.pt")
     assert not list(folder.glob(".*.tmp"))
     assert len((folder / "history.csv").read_text().splitlines()) == 13
 
 
-def test_published_holds_the_newest_and_is_equal_for_equal_weights(tmp_path: Path) -> None:
+def test_published_holds_the_newest_and_equal_weights_give_equal_files(tmp_path: Path) -> None:
     for name in ("one", "two"):
         Tiny(tmp_path / name)()
     one, two = tmp_path / "one/published", tmp_path / "two/published"

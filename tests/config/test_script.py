@@ -1,0 +1,61 @@
+"""A user's mistake is one line and exit code 1; a bug keeps its traceback."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from miipher2.config.load import load_config
+from miipher2.config.paths import ROOT
+from miipher2.config.schema import AdapterConfig
+from miipher2.config.script import is_user_error
+from miipher2.training.checkpoint import load
+
+
+def run_script(*overrides: str, cwd: Path = ROOT) -> tuple[int, str]:
+    """Run stages/train_adapter.py in a process of its own; return its exit code and standard error."""
+    words = [sys.executable, str(ROOT / "stages/train_adapter.py"), "--config-name=adapter_mini", *overrides]
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "last_line"),
+    [
+        (
+            "checkpoint.resume_from=/none/checkpoint_1k.pt",
+            "FileNotFoundError: Checkpoint specified in `resume_from` not found: /none/checkpoint_1k.pt",
+        ),
+        ("optim.learning_rate=1", "ConfigCompositionException: Could not override 'optim.learning_rate'."),
+        ("batch_size=0", "ValueError: batch_size=0: should be greater than 0"),
+        ("data.prepared=nowhere", "FileNotFoundError: data.prepared=nowhere: "),
+    ],
+)
+def test_a_users_mistake_is_one_line(override: str, last_line: str) -> None:
+    code, text = run_script("name=test_script_never_made", override)
+    assert code == 1
+    assert text.splitlines()[-1].startswith(last_line)
+    assert "Traceback" not in text
+    assert "HYDRA_FULL_ERROR" not in text
+    assert not (ROOT / "exp/test_script_never_made").exists()
+
+
+def raises(call: Callable[[], object]) -> Exception:
+    """Return what a call raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - any
+        call()
+    return caught.value
+
+
+def test_only_errors_raised_on_purpose_are_the_users(tmp_path: Path) -> None:
+    assert is_user_error(raises(lambda: load(tmp_path / "checkpoint_1.pt")))
+    assert is_user_error(raises(lambda: load_config(OmegaConf.create({"steps": 0}), "train_adapter", AdapterConfig)))
+    assert is_user_error(raises(lambda: (tmp_path / "none").read_text()))
+    assert not is_user_error(raises(lambda: torch.ones(2) @ torch.ones(3)))
+    assert not is_user_error(raises(lambda: int("three")))
+    assert not is_user_error(raises(lambda: [][1]))
+    assert not is_user_error(AssertionError())
