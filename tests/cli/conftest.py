@@ -1,12 +1,10 @@
 """The command, for the tests of commands."""
 
-
 import pytest
 from tiny_checkpoints import Command
 from tiny_repository import here, repository
 
 __all__ = ["here", "miipher2", "repository"]  # fixtures
-
 
 
 @pytest.fixture

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.plugins import Plugins
 from torch import Tensor
 
+from miipher2.config.load import load_config
+from miipher2.config.params import compose_config
 from miipher2.config.paths import ROOT
+from miipher2.config.schema import SCHEMAS
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
+from miipher2.training.optimizer import NetworkOptimizer
 from miipher2.training.recipe import Batch
 
 CPU = torch.device("cpu")
@@ -33,15 +35,13 @@ HARMONIC = (
 
 def tiny(stage: str, name: str, encoder: Path, *more: str) -> Any:
     """Return a mini configuration made tiny; a vocoder's generator is HiFi-GAN's, unless `more` names another."""
-    Plugins.instance()
     overrides = [f"model.hubert_model_name={encoder}", "model.hubert_layer=2", "data.crop_seconds=0.4"]
     if stage == "train_adapter":
         overrides += ["model.adapter_hidden_dim=4"]
     else:
         overrides += ["data.segment_frames=12", "model.discriminator.max_channels=8"]
         overrides += [] if any(word.startswith("generator@") for word in more) else HIFIGAN
-    with initialize_config_dir(str(ROOT / "configs" / stage), version_base="1.3"):
-        return stage_config(compose(name, overrides=[*overrides, *more]), stage)
+    return load_config(compose_config(name, [*overrides, *more], group=stage), stage, SCHEMAS[stage])
 
 
 def batch(seed: int = 0) -> Batch:
@@ -85,12 +85,18 @@ RECIPES: dict[str, Any] = {
 }
 
 
+def optimizers_of(recipe: Any) -> list[NetworkOptimizer]:
+    """Return the optimizers of a recipe's networks."""
+    names = ("optimizer", "generator_optimizer", "discriminator_optimizer")
+    return [getattr(recipe, name) for name in names if hasattr(recipe, name)]
+
+
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     """Return the names whose tensors differ in any bit."""
     return {name for name in before if not torch.equal(before[name].cpu(), after[name].cpu())}
 

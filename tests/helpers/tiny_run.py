@@ -1,4 +1,4 @@
-"""A run small enough to be repeated hundreds of times, in which every kind of state matters; trained by the real code."""
+"""A run small enough to be repeated hundreds of times, in which every kind of state matters."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -154,7 +154,9 @@ class Tiny:
         return training
 
     def _training_config(self, resume_from: str | Path | None) -> TrainingConfig:
-        optim = OptimConfig(lr=0.05, weight_decay=0.01, betas=[0.9, 0.99], max_grad_norm=1.0, scheduler=SchedulerConfig())
+        optim = OptimConfig(
+            lr=0.05, weight_decay=0.01, betas=[0.9, 0.99], max_grad_norm=1.0, scheduler=SchedulerConfig()
+        )
         return TrainingConfig(
             name=str(self.config.get("name")),
             seed=self.config["seed"],

@@ -1,32 +1,33 @@
-"""The recipes: who moves, what is state, what is handed over."""
+"""The recipes: what an update changes, what is state, and what is exported."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.plugins import Plugins
-from miipher2.training.optimizer import NonFiniteError
 from safetensors.torch import save_file
-from tiny_recipes import CPU, HARMONIC, RECIPES, VOCOS, adapter, batch, copied, flat, moved, read_back, tiny, vocoder
+from tiny_recipes import CPU, HARMONIC, RECIPES, VOCOS, adapter, batch, changed, copied, flat, read_back, tiny, vocoder
 
 from miipher2 import rng
+from miipher2.config.load import load_config
+from miipher2.config.params import compose_config
 from miipher2.config.paths import ROOT
+from miipher2.config.schema import MaskedPredictionConfig
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.masked_prediction import MaskedPredictionRecipe, draw_mask
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.rng import stream
+from miipher2.training.optimizer import NonFiniteError
 
 
-def test_only_adapters_move_and_every_one_of_them(encoder_folder: Path) -> None:
+def test_every_adapter_changes_and_nothing_else(encoder_folder: Path) -> None:
     recipe = adapter(encoder_folder)
     recipe.initialise([batch()])
     frozen = copied({n: p for n, p in recipe.encoder.named_parameters() if not p.requires_grad})
     trained = copied(recipe.encoder.adapter_state_dict())
     for step in range(2):  # behind the last layer, which starts at zero, gradients arrive with the second update
         recipe.update(batch(step), step)
-    assert not moved(frozen, dict(recipe.encoder.named_parameters()))
-    assert moved(trained, recipe.encoder.adapter_state_dict()) == set(trained)
+    assert not changed(frozen, dict(recipe.encoder.named_parameters()))
+    assert changed(trained, recipe.encoder.adapter_state_dict()) == set(trained)
 
 
 def test_training_brings_degraded_features_nearer_to_clean_ones(encoder_folder: Path) -> None:
@@ -39,14 +40,14 @@ def test_training_brings_degraded_features_nearer_to_clean_ones(encoder_folder: 
     assert float(recipe.validate(batch())["valid/error_ratio"]) < 0.9
 
 
-def test_before_the_adversarial_step_only_the_generator_moves(encoder_folder: Path) -> None:
+def test_before_the_adversarial_step_only_the_generator_changes(encoder_folder: Path) -> None:
     recipe = vocoder(encoder_folder)
     recipe.initialise([batch()])
     before = copied(recipe.state_dict()["model"])
     metrics = recipe.update(batch(), 0)
-    changed = moved(before, recipe.state_dict()["model"])
-    assert changed
-    assert all(name.startswith("generator.") for name in changed)
+    names = changed(before, recipe.state_dict()["model"])
+    assert names
+    assert all(name.startswith("generator.") for name in names)
     assert "discriminator/loss" not in metrics
 
 
@@ -54,7 +55,7 @@ def test_what_is_presented_is_what_was_validated(encoder_folder: Path) -> None:
     first = adapter(encoder_folder)
     first.initialise([batch()])
     first.update(batch(), 0)
-    features = first.present(batch()).features
+    features = first.samples(batch())[1]
     left, before = (
         (features[name] - features["clean"])[batch()["valid_frames"] == 20] for name in ("cleaned", "degraded")
     )
@@ -68,8 +69,8 @@ def test_what_is_presented_is_what_was_validated(encoder_folder: Path) -> None:
         )
         second.initialise([batch()])
         second.update(batch(), 0)
-        (wave,) = second.present(batch()).waves.values()
-        assert list(second.present(batch()).waves) == [name]
+        (wave,) = second.samples(batch())[0].values()
+        assert list(second.samples(batch())[0]) == [name]
         assert float(second.mel_distance(wave, batch()["target"])) == float(second.validate(batch())["valid/mel"])
 
 
@@ -77,15 +78,15 @@ def test_validation_changes_no_state_and_draws_nothing(encoder_folder: Path) -> 
     for recipe in (adapter(encoder_folder), vocoder(encoder_folder, "ema_decay=0.9")):
         recipe.initialise([batch()])
         recipe.update(batch(), 3)
-        before, chance = copied(recipe.state_dict()["model"]), rng.get_state()["torch"]
+        before, generator_state = copied(recipe.state_dict()["model"]), rng.get_state()["torch"]
         recipe.validate(batch())
-        recipe.present(batch())
-        assert not moved(before, recipe.state_dict()["model"])
-        assert torch.equal(chance, rng.get_state()["torch"])
+        recipe.samples(batch())
+        assert not changed(before, recipe.state_dict()["model"])
+        assert torch.equal(generator_state, rng.get_state()["torch"])
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_fresh_recipe_goes_on_from_a_state_to_the_same_bits(encoder_folder: Path, name: str) -> None:
+def test_a_fresh_recipe_continues_from_a_state_with_the_same_bits(encoder_folder: Path, name: str) -> None:
     one = RECIPES[name](encoder_folder)
     one.initialise([batch()])
     for step in range(4):
@@ -94,7 +95,7 @@ def test_a_fresh_recipe_goes_on_from_a_state_to_the_same_bits(encoder_folder: Pa
     other.load_state_dict(read_back(one.state_dict()))
     for recipe in (one, other):
         recipe.update(batch(9), 4)
-    assert not moved(flat(one.state_dict()), flat(other.state_dict()))
+    assert not changed(flat(one.state_dict()), flat(other.state_dict()))
 
 
 @pytest.mark.parametrize("entry", ["model", "optimizers", "schedules", "ema"])
@@ -132,14 +133,14 @@ def test_fine_tuning_starts_from_the_published_weights(
         *generator,
     )
     third = VocoderRecipe.from_config(config, CPU, ROOT)
-    third.initialise([])  # the statistics came with the weights
+    third.initialise([])  # the statistics come with the weights
     clean, cleaned = second._features(batch()), third._features(batch())
     with torch.no_grad():
         assert torch.allclose(third.generator(clean), second.generator(clean), atol=1e-5)
     assert not torch.allclose(clean, cleaned, atol=1e-3)
-    assert not moved(dict(second.discriminators.state_dict()), dict(third.discriminators.state_dict()))
-    assert not moved(first.encoder.adapter_state_dict(), third.encoder.adapter_state_dict())
-    assert set(third.sources) == {"encoder", "adapter", "vocoder"}
+    assert not changed(dict(second.discriminators.state_dict()), dict(third.discriminators.state_dict()))
+    assert not changed(first.encoder.adapter_state_dict(), third.encoder.adapter_state_dict())
+    assert set(third.upstream_digests) == {"encoder", "adapter", "vocoder"}
 
 
 @pytest.mark.parametrize("key", ["adapter", "vocoder"])
@@ -154,7 +155,7 @@ def no_other(key: str) -> list[str]:
     return [f"init_from.{other}=null", "model.adapter_hidden_dim=4"]
 
 
-def test_a_loss_that_is_not_finite_changes_nothing(encoder_folder: Path) -> None:
+def test_a_loss_that_is_not_finite_changes_no_state(encoder_folder: Path) -> None:
     recipe = adapter(encoder_folder)
     recipe.initialise([batch()])
     recipe.update(batch(), 0)
@@ -163,14 +164,13 @@ def test_a_loss_that_is_not_finite_changes_nothing(encoder_folder: Path) -> None
     broken["degraded"][0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="step 2: adapter has loss nan"):
         recipe.update(broken, 1)
-    assert not moved(before, flat(recipe.state_dict()))
+    assert not changed(before, flat(recipe.state_dict()))
 
 
-def test_the_mini_encoders_pre_training_learns_and_is_read_back(tmp_path: Path) -> None:
-    Plugins.instance()
+def test_pre_training_of_the_mini_encoder_learns_and_its_encoder_loads(tmp_path: Path) -> None:
     overrides = ["model.hidden_dim=16", "model.layers=2", "model.heads=2", "model.intermediate_dim=32", "model.mels=20"]
-    with initialize_config_dir(str(ROOT / "configs" / "pretrain_ssl"), version_base="1.3"):
-        config = stage_config(compose("mini_encoder", overrides=[*overrides, "model.units=4"]), "pretrain_ssl")
+    composed = compose_config("mini_encoder", [*overrides, "model.units=4"], group="pretrain_ssl")
+    config = load_config(composed, "pretrain_ssl", MaskedPredictionConfig)
     torch.manual_seed(0)
     recipe = MaskedPredictionRecipe.from_config(config, CPU, ROOT)
     recipe.initialise([batch(seed) for seed in range(3)])
