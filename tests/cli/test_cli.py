@@ -1,4 +1,4 @@
-"""The command line: it teaches, says mistakes in one line, and starts without PyTorch."""
+"""The command line has helpful help, reports mistakes in one line, and starts without PyTorch."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import Command, content_of, write
+from tiny_checkpoints import Command, make_checkpoint, write
 
 COMMANDS = [
     (),
@@ -16,22 +16,23 @@ COMMANDS = [
     ("export",),
     ("restore",),
     ("degrade",),
-    ("store",),
+    ("params",),
+    ("demo",),
     ("evaluate",),
 ]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "miipher2")
-def test_every_help_has_an_example_and_lines_that_fit(words: tuple[str, ...], miipher2: Command) -> None:
-    said = miipher2(*words, "--help")
-    assert said.code == 0
-    example = said.out.partition("example")[2]
+def test_every_help_has_an_example_and_fits_the_terminal(words: tuple[str, ...], miipher2: Command) -> None:
+    result = miipher2(*words, "--help")
+    assert result.code == 0
+    example = result.out.partition("example")[2]
     assert " ".join(["miipher2", *words]) in example
-    assert max(map(len, said.out.splitlines())) <= 125
+    assert max(map(len, result.out.splitlines())) <= 125
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("words", "message"),
     [
         ((), "COMMAND"),
         (("checkpoint",), "VERB"),
@@ -49,20 +50,20 @@ def test_every_help_has_an_example_and_lines_that_fit(words: tuple[str, ...], mi
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )
-def test_a_mistake_is_one_line_and_exit_code_2(words: tuple[str, ...], named: str, miipher2: Command) -> None:
-    said = miipher2(*words)
-    assert said.code == 2
-    assert said.out == ""
-    assert said.error.startswith("ERROR: ")
-    assert said.error.count("\n") == 1
-    assert named in said.error
+def test_a_mistake_is_one_line_and_exit_code_2(words: tuple[str, ...], message: str, miipher2: Command) -> None:
+    result = miipher2(*words)
+    assert result.code == 2
+    assert result.out == ""
+    assert result.error.startswith("ERROR: ")
+    assert result.error.count("\n") == 1
+    assert message in result.error
 
 
 def test_help_listing_and_showing_do_not_import_torch(tmp_path: Path) -> None:
-    write(tmp_path, content_of(3))
+    write(tmp_path, make_checkpoint(3))
     lines = [
         "import sys",
-        "from miipher2.cli import main",
+        "from miipher2.cli.main import main",
         f"assert main(['checkpoint', 'ls', '{tmp_path}']) == 0",
         f"assert main(['checkpoint', 'show', '{tmp_path}']) == 0",
         "try: main(['doctor', '--help'])",
@@ -73,8 +74,8 @@ def test_help_listing_and_showing_do_not_import_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    write(tmp_path, content_of(1))
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
+    write(tmp_path, make_checkpoint(1))
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "miipher2.cli.main", "checkpoint", "ls", str(tmp_path)]

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from chromium import BROWSER, TEXT, Chromium
 from PIL import Image
 
-from chromium import BROWSER, TEXT, Chromium
 from miipher2.audio.io import write_audio
 from miipher2.cli.main import main
 from miipher2.rng import stream

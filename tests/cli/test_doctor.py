@@ -1,4 +1,4 @@
-"""`miipher2 doctor`: each kind of leftover is found, explained and mended, and nothing else is touched."""
+"""`miipher2 doctor` finds, explains and repairs each kind of leftover, and touches nothing else."""
 
 import json
 import os
@@ -13,18 +13,25 @@ from tiny_checkpoints import Command
 from tiny_repository import detach, git, make_run
 
 from miipher2.cli import doctor
-from miipher2.cli.finding import Finding
-from miipher2.cli.leftovers import head_findings, lock_findings, replaced_findings, temporary_findings
-from miipher2.cli.processes import find_tools, find_trainings, process_findings
+from miipher2.cli.doctor_checks import (
+    Finding,
+    find_tools,
+    find_trainings,
+    head_findings,
+    lock_findings,
+    process_findings,
+    replaced_findings,
+    temporary_findings,
+)
 from miipher2.config.paths import ROOT
 
-DEAD_PID = 2**22 + 1  # above what Linux gives
+DEAD_PID = 2**22 + 1  # above Linux's largest
 
 
 def start(
     root: Path, script: str, text: str, *, named: str | None = None, **environment: str
 ) -> subprocess.Popen[bytes]:
-    """Run a Python script in a folder, and wait until it says that it runs; `named` gives the program's own name."""
+    """Run a Python script in a folder, and wait until it prints; `named` gives the program's own name."""
     file = root / script
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"{text}\nprint(flush=True)\nimport time\ntime.sleep(60)\n")
@@ -47,13 +54,13 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def test_a_whole_repository_has_nothing_to_report(here: Path, miipher2: Command) -> None:
-    said = miipher2("doctor")
-    assert (said.code, said.out) == (0, "nothing to report\n")
+def test_an_intact_repository_has_nothing_to_report(here: Path, miipher2: Command) -> None:
+    result = miipher2("doctor")
+    assert (result.code, result.out) == (0, "nothing to report\n")
     assert json.loads(miipher2("doctor", "--json").out) == []
 
 
-def test_a_stage_that_lost_its_dvc_is_a_problem_and_one_by_hand_is_a_note(
+def test_a_stage_that_outlived_its_dvc_is_a_problem_and_one_by_hand_is_a_note(
     repository: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
     fork = "import os\nif os.fork() == 0:\n    import time\n    time.sleep(60)"  # a data worker
@@ -69,7 +76,7 @@ def test_a_stage_that_lost_its_dvc_is_a_problem_and_one_by_hand_is_a_note(
     assert all(finding.fix is None for finding in (orphan, by_hand))
 
 
-def test_a_stage_under_a_living_dvc_is_no_problem(repository: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_a_stage_under_a_running_dvc_is_not_a_problem(repository: Path, started: list[subprocess.Popen[bytes]]) -> None:
     (repository / "stages").mkdir()
     (repository / "stages/train_adapter.py").write_text("import time\nprint(flush=True)\ntime.sleep(60)\n")
     text = f"import subprocess\nchild = subprocess.Popen([{sys.executable!r}, 'stages/train_adapter.py'])\n"
@@ -83,16 +90,16 @@ def test_a_stage_under_a_living_dvc_is_no_problem(repository: Path, started: lis
     os.kill(training.pid, 9)
 
 
-def test_a_head_left_detached_goes_back_where_no_file_changes(here: Path, miipher2: Command) -> None:
+def test_a_detached_head_is_reattached_where_no_file_changes(here: Path, miipher2: Command) -> None:
     detach(here)
     (here / "params.yaml").write_text((here / "params.yaml").read_text() + "# edited\n")
     git(here, "add", "params.yaml")
     (here / "models").unlink()
     (here / "models").symlink_to(ROOT / "models")
     before = git(here, "status", "--porcelain")
-    said = miipher2("doctor")
-    assert said.code == 1
-    assert "git switch main" in said.out
+    result = miipher2("doctor")
+    assert result.code == 1
+    assert "git switch main" in result.out
     assert git(here, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD"
     assert miipher2("doctor", "--fix").code == 0
     assert git(here, "rev-parse", "--abbrev-ref", "HEAD") == "main"
@@ -100,17 +107,17 @@ def test_a_head_left_detached_goes_back_where_no_file_changes(here: Path, miiphe
     assert miipher2("doctor").code == 0
 
 
-def test_a_head_with_commits_of_its_own_is_not_moved(here: Path, miipher2: Command) -> None:
+def test_a_head_with_its_own_commits_is_not_moved(here: Path, miipher2: Command) -> None:
     detach(here)
     git(here, "commit", "-q", "--allow-empty", "-m", "mine")
     mine = git(here, "rev-parse", "HEAD")
-    said = miipher2("doctor", "--fix")
-    assert said.code == 1
-    assert f"git branch kept-{mine[:7]}" in said.out
+    result = miipher2("doctor", "--fix")
+    assert result.code == 1
+    assert f"git branch kept-{mine[:7]}" in result.out
     assert git(here, "rev-parse", "HEAD") == mine
 
 
-def test_a_head_that_dvc_did_not_detach_or_still_needs_is_not_reported(repository: Path) -> None:
+def test_a_head_detached_by_the_user_or_needed_by_dvc_is_not_reported(repository: Path) -> None:
     git(repository, "checkout", "-q", "--detach")
     assert list(head_findings(repository, [])) == []
     detach(repository)
@@ -121,7 +128,7 @@ def test_a_head_that_dvc_did_not_detach_or_still_needs_is_not_reported(repositor
     assert finding.fix is None
 
 
-def held_by(pid: int) -> str:
+def locked_by(pid: int) -> str:
     return json.dumps(
         {"write": {"x": {"pid": pid, "cmd": "dvc repro"}}, "read": {"y": [{"pid": pid, "cmd": "dvc repro"}]}}
     )
@@ -130,22 +137,22 @@ def held_by(pid: int) -> str:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("", "cut off"),
-        ('{"write": {"a', "cut off"),
-        ("[1]", "cut off"),
-        (held_by(DEAD_PID), f"pid {DEAD_PID}"),
-        # Alive, but not DVC: the number was given to another program. Process 1 always lives.
-        (held_by(1), "pid 1"),
+        ("", "truncated"),
+        ('{"write": {"a', "truncated"),
+        ("[1]", "truncated"),
+        (locked_by(DEAD_PID), f"pid {DEAD_PID}"),
+        # Running, but not DVC: the number passed on to another program. Process 1 always runs.
+        (locked_by(1), "pid 1"),
     ],
     ids=["empty", "truncated", "no mapping", "dead", "another program"],
 )
 def test_a_lock_of_dead_processes_is_removed(text: str, named: str, here: Path, miipher2: Command) -> None:
     lock = here / ".dvc/tmp/rwlock"
     lock.write_text(text)
-    said = miipher2("doctor")
-    assert said.code == 1
-    assert named in said.out
-    assert "rm .dvc/tmp/rwlock" in said.out
+    result = miipher2("doctor")
+    assert result.code == 1
+    assert named in result.out
+    assert "rm .dvc/tmp/rwlock" in result.out
     assert lock.exists()
     fixed = miipher2("doctor", "--fix")
     assert fixed.code == 0
@@ -153,19 +160,19 @@ def test_a_lock_of_dead_processes_is_removed(text: str, named: str, here: Path, 
     assert not lock.exists()
 
 
-def test_a_lock_of_a_living_dvc_stays(here: Path, miipher2: Command, started: list[subprocess.Popen[bytes]]) -> None:
+def test_a_lock_of_a_running_dvc_stays(here: Path, miipher2: Command, started: list[subprocess.Popen[bytes]]) -> None:
     started.append(start(here, "dvc", ""))
     lock = here / ".dvc/tmp/rwlock"
-    lock.write_text(held_by(started[0].pid))
+    lock.write_text(locked_by(started[0].pid))
     assert miipher2("doctor", "--fix").code == 0
     lock.write_text("")
-    said = miipher2("doctor", "--fix")
-    assert said.code == 1
-    assert f"wait for dvc (pid {started[0].pid})" in said.out
+    result = miipher2("doctor", "--fix")
+    assert result.code == 1
+    assert f"wait for dvc (pid {started[0].pid})" in result.out
     assert lock.exists()
 
 
-def test_unlocked_rwlocks_are_no_finding(repository: Path) -> None:
+def test_unlocked_rwlocks_are_not_reported(repository: Path) -> None:
     (repository / ".dvc/tmp/rwlock").write_text('{"write": {}, "read": {}}')
     assert list(lock_findings(repository, [])) == []
 
@@ -182,44 +189,44 @@ def test_an_old_lock_of_git_is_removed_and_a_new_one_is_not(repository: Path) ->
     git(repository, "add", "-A")
 
 
-def test_params_that_no_longer_fit_are_found(here: Path, miipher2: Command) -> None:
+def test_stale_params_are_found(here: Path, miipher2: Command) -> None:
     (here / "configs/pipeline.yaml").write_text((here / "configs/pipeline.yaml").read_text() + "\n# edited\n")
-    said = miipher2("doctor")
-    assert said.code == 1
-    assert "PROBLEM  params: params.yaml was composed from other files" in said.out
-    assert "uv run python -m miipher2.compose" in said.out
+    result = miipher2("doctor")
+    assert result.code == 1
+    assert "PROBLEM  params: params.yaml was composed from other files" in result.out
+    assert "uv run miipher2 params" in result.out
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- 1", "configs_digest: 1"])
-def test_params_that_are_broken_are_found(text: str, here: Path, miipher2: Command) -> None:
+def test_broken_params_are_found(text: str, here: Path, miipher2: Command) -> None:
     (here / "params.yaml").write_text(text)
     assert "params: " in miipher2("doctor").out
     (here / "params.yaml").unlink()
     assert "params: params.yaml is missing" in miipher2("doctor").out
 
 
-def test_half_written_files_are_removed_and_whole_ones_stay(here: Path, miipher2: Command) -> None:
+def test_half_written_files_are_removed_and_complete_ones_stay(here: Path, miipher2: Command) -> None:
     folder = make_run(here, "train_adapter", (350,), (350,))
     keep = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     (folder / ".checkpoint_9.pt.tmp").write_bytes(b"x" * 1000)
     (folder / ".published.tmp").mkdir()
     os.link(folder / "checkpoint_350.pt", folder / ".published.tmp/checkpoint_350.pt")
-    said = miipher2("doctor")
-    assert said.code == 1
-    assert "rm exp/adapter_mini/.checkpoint_9.pt.tmp" in said.out
-    assert "rm -r exp/adapter_mini/.published.tmp" in said.out
+    result = miipher2("doctor")
+    assert result.code == 1
+    assert "rm exp/adapter_mini/.checkpoint_9.pt.tmp" in result.out
+    assert "rm -r exp/adapter_mini/.published.tmp" in result.out
     assert miipher2("doctor", "--fix").code == 0
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == keep
 
 
-def test_half_written_files_of_a_stage_that_runs_are_its_own(repository: Path) -> None:
+def test_half_written_files_of_a_running_stage_are_left_alone(repository: Path) -> None:
     folder = make_run(repository, "train_adapter", (350,), (350,))
     (folder / ".checkpoint_9.pt.tmp").touch()
     assert list(temporary_findings(repository, [1])) == []
     assert len(list(temporary_findings(repository, []))) == 1
 
 
-def test_the_only_prepared_data_is_not_taken_for_a_leftover(repository: Path) -> None:
+def test_the_only_copy_of_prepared_data_is_not_removed(repository: Path) -> None:
     earlier = repository / "data/prepared/.embedded.earlier.tmp"
     earlier.mkdir(parents=True)
     (finding,) = temporary_findings(repository, [])
@@ -237,12 +244,12 @@ def test_runs_set_aside_are_a_note_with_their_size(here: Path, miipher2: Command
     os.link(folder / "checkpoint_1.pt", folder / "again.pt")
     (finding,) = replaced_findings(here)
     assert "1 set aside, 3.0 MB" in finding.text
-    said = miipher2("doctor", "--fix")
-    assert said.code == 0
+    result = miipher2("doctor", "--fix")
+    assert result.code == 0
     assert folder.exists()
 
 
-def test_fix_stops_where_something_started_meanwhile(
+def test_fix_stops_if_something_started_meanwhile(
     here: Path, miipher2: Command, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]]
 ) -> None:
     (here / ".dvc/tmp/rwlock").write_text("")
@@ -254,7 +261,7 @@ def test_fix_stops_where_something_started_meanwhile(
         return findings
 
     monkeypatch.setattr(doctor, "examine", examine_slowly)
-    said = miipher2("doctor", "--fix")
-    assert said.code == 2
-    assert "run this again" in said.error
+    result = miipher2("doctor", "--fix")
+    assert result.code == 2
+    assert "run this again" in result.error
     assert (here / ".dvc/tmp/rwlock").exists()

@@ -1,5 +1,6 @@
 """Checkpoints of a few bytes, and the `miipher2` command as a function."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,16 @@ import torch
 from miipher2 import rng
 from miipher2.cli.main import main
 from miipher2.training import checkpoint
-from miipher2.training.checkpoint import digest_of
+from miipher2.training.checkpoint import Checkpoint
+from miipher2.training.summary import json_path
 
 CONFIG = {"name": "tiny", "steps": 40, "log_interval": 1, "optim": {"lr": 0.1, "betas": [0.9, 0.99]}}
 
 
-def content_of(step: int, **changed: Any) -> dict[str, Any]:
-    """Return what a checkpoint at a step holds; keywords replace entries."""
+def make_checkpoint(step: int, **changed: Any) -> Checkpoint:
+    """Return a small checkpoint; keywords replace entries."""
     weight = torch.arange(6.0).reshape(2, 3) + step
-    history = "step,tiny/loss,valid/loss\n" + "".join(f"{row},{9 - row},{8 - row}\n" for row in range(1, step + 1))
-    plain: dict[str, Any] = {
-        "format": checkpoint.FORMAT,
+    entries: dict[str, Any] = {
         "stage": "train_adapter",
         "step": step,
         "run_id": "run-1",
@@ -32,28 +32,28 @@ def content_of(step: int, **changed: Any) -> dict[str, Any]:
         "config": CONFIG,
         "wandb": None,
         "parents": [],
-        "history": history,
+        "history": "step,tiny/loss,valid/loss\n" + "".join(f"{n},{9 - n},{8 - n}\n" for n in range(1, step + 1)),
         "best": {"metric": "valid/loss", "value": 8.0 - step, "step": step},
         "upstream_digests": {"encoder": "e" * 64},
         "data_sha256": "d" * 64,
         "environment": {"torch": "2", "threads": "1"},
     }
-    return plain | changed
+    return Checkpoint(**(entries | changed))
 
 
-def write(folder: Path, content: dict[str, Any], **about: Any) -> Path:
-    """Save a checkpoint as a run does, and its history.csv."""
+def write(folder: Path, content: Checkpoint, *, saved_at: str | None = None, **about: Any) -> Path:
+    """Save a checkpoint as a run does, with its history.csv; the JSON then says that it was saved at `saved_at`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = ("model", "optimizers", "ema", "rng", "history")
-    summary = {key: value for key, value in content.items() if key not in tensors}
-    summary |= {"rng_sha256": {"0": {name: digest_of(value) for name, value in content["rng"]["0"].items()}}}
-    summary |= {"saved_at": f"2026-01-02T03:04:{content['step']:02d}+00:00", "code": {"commit": "abc", "dirty": False}}
-    (folder / "history.csv").write_text(content["history"])
-    return checkpoint.save(folder, content, summary | about)
+    (folder / "history.csv").write_text(content.history)
+    path = checkpoint.save(folder, content, {"code": {"commit": "abc", "dirty": False}} | about)
+    summary = json.loads(json_path(path).read_text())
+    summary["saved_at"] = saved_at or f"2026-01-02T03:04:{content.step % 60:02d}+00:00"
+    json_path(path).write_text(json.dumps(summary))
+    return path
 
 
 @dataclass(frozen=True)
-class Said:
+class Result:
     """What a command returned and printed."""
 
     code: int
@@ -67,7 +67,7 @@ class Command:
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
 
-    def __call__(self, *words: object) -> Said:
+    def __call__(self, *words: object) -> Result:
         """Run it with these words."""
         self.capsys.readouterr()
         try:
@@ -75,7 +75,7 @@ class Command:
         except SystemExit as ended:
             code = int(str(ended.code))
         captured = self.capsys.readouterr()
-        return Said(code, captured.out, captured.err)
+        return Result(code, captured.out, captured.err)
 
 
 def flip(path: Path) -> None:

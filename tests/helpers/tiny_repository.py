@@ -1,4 +1,4 @@
-"""A small repository with Git, configs/, a params.yaml that fits, and runs in exp/, for the tests of commands."""
+"""A small repository with Git, configs/, a params.yaml that fits, and runs in exp/, for tests of the command line."""
 
 import shutil
 import subprocess
@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_checkpoints import content_of, write
+from tiny_checkpoints import make_checkpoint, write
 
-import miipher2.config.load
-import miipher2.config.params
-from miipher2.cli import checkpoint_command as resumable
+from miipher2.cli import checkpoint_command, doctor
+from miipher2.config import command, params, paths, resume_routing
 from miipher2.config.paths import ROOT
 
 
@@ -40,8 +39,9 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def here(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make it the repository of this process."""
-    for module in (miipher2.config, miipher2.compose, resumable):
-        monkeypatch.setattr(module, "ROOT", repository)
+    for module in (paths, params, resume_routing, command, checkpoint_command, doctor):
+        monkeypatch.setattr(module, "ROOT", repository, raising=False)
+    monkeypatch.setattr(params, "PARAMS", repository / "params.yaml")
     return repository
 
 
@@ -52,12 +52,25 @@ def detach(root: Path) -> None:
         git(root, "update-ref", f"refs/exps/exec/{name}", "HEAD")
 
 
-def make_run(root: Path, stage: str, steps: tuple[int, ...], published: tuple[int, ...] = (), **config: Any) -> Path:
-    """Write checkpoints of a stage's run as configured, and its published ones."""
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    plain = params[stage] | config
+DVC_COMMAND = ["uv", "run", "dvc", "exp", "run"]
+
+
+def make_run(
+    root: Path,
+    stage: str,
+    steps: tuple[int, ...],
+    published: tuple[int, ...] = (),
+    command: list[str] | None = DVC_COMMAND,
+    **config: Any,
+) -> Path:
+    """Write checkpoints of a stage's run as configured, and its published ones; `command` is what started it."""
+    plain = yaml.safe_load((root / "params.yaml").read_text())[stage] | config
     folder = root / "exp" / plain["name"]
     for target, several in ((folder, steps), (folder / "published", published)):
         for step in several:
-            write(target, content_of(step, stage=stage, config=plain, run_id=f"run-{plain['name']}"))
+            write(
+                target,
+                make_checkpoint(step, stage=stage, config=plain, run_id=f"run-{plain['name']}"),
+                **({} if command is None else {"command": command}),
+            )
     return folder

@@ -28,6 +28,7 @@ from miipher2.training.recipe import Batch, Metrics
 from miipher2.training.run import Run
 from miipher2.training.schedule import learning_rate
 from miipher2.training.stage import Training
+from miipher2.training.summary import json_path
 
 # What a checkpoint of the run records, and a resume compares.
 CONFIG: dict[str, Any] = {
@@ -220,5 +221,5 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None], target: Path |
     change(content)
     target = target or path
     torch.save(content, target)
-    checkpoint.json_path(target).unlink(missing_ok=True)
+    json_path(target).unlink(missing_ok=True)
     return target

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from miipher2.rng import stream
-from miipher2.training.checkpoint import list_checkpoints, load
+from miipher2.training.checkpoint import load
+from miipher2.training.summary import list_checkpoints
 
 SLOW_KILLS, SOAK_KILLS = 8, 50
 STEPS, LAST = 12, "checkpoint_12.pt"

@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_kill import CASES, COMMON, LAST, _rows, assert_same, newest, whole
 
-from miipher2.training.checkpoint import list_checkpoints, load
+from miipher2.training.checkpoint import load
+from miipher2.training.summary import list_checkpoints
 
 __all__ = ["whole"]
 LIMIT_SECONDS = 300.0

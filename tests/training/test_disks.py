@@ -15,7 +15,8 @@ import torch
 from tiny_run import Tiny
 
 from miipher2.training import checkpoint, run_dir
-from miipher2.training.checkpoint import list_checkpoints, load
+from miipher2.training.checkpoint import load
+from miipher2.training.summary import list_checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from tiny_run import Tiny, differences
 
-from miipher2.training.checkpoint import json_path, list_checkpoints, load
+from miipher2.training.checkpoint import load
+from miipher2.training.summary import json_path, list_checkpoints
 
 # Every way in which our code reaches the disk; each call is counted before and after it is made.
 CALLS = ("open", "fsync", "replace", "rename", "unlink", "link", "mkdir", "rmdir", "close")

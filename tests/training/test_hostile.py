@@ -17,7 +17,8 @@ import torch
 from tiny_run import Tiny, content_of, rewrite, same
 
 from miipher2.training import checkpoint
-from miipher2.training.checkpoint import FORMAT, CheckpointError, json_path, load
+from miipher2.training.checkpoint import FORMAT, CheckpointError, load
+from miipher2.training.summary import json_path
 
 PLACES = 150  # where files are cut and bits flipped, over the whole file
 

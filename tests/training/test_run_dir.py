@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tiny_run import CONFIG, Tiny, content_of, differences
 
-from miipher2.training.checkpoint import file_name, json_path, list_checkpoints, load, step_of
+from miipher2.training.checkpoint import load
+from miipher2.training.summary import file_name, json_path, list_checkpoints, step_of
 
 
 def names(folder: Path) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from tiny_run import Tiny, TinyRecipe, differences
 
-from miipher2.training.checkpoint import list_checkpoints, load
+from miipher2.training.checkpoint import load
 from miipher2.training.signals import Interrupted, stop_request
+from miipher2.training.summary import list_checkpoints
 
 
 def recipe_with_signal(step: int, send: Callable[[], None]) -> Callable[[], TinyRecipe]:

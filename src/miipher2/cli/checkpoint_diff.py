@@ -1,4 +1,4 @@
-"""`miipher2 checkpoint diff`, and the comparison of two checkpoints that `replay` uses too: by name, and by bits."""
+"""`miipher2 checkpoint diff`: two checkpoints compared by name and bit by bit; `replay` uses the same comparison."""
 
 import argparse
 import json
@@ -60,10 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def compare(a: dict[str, Any], b: dict[str, Any]) -> tuple[list[Difference], dict[str, int]]:
-    """Return what differs in the states of two checkpoints, in the order of their entries, and counts of equal values.
-
-    A state is every entry that neither names the run nor describes it.
-    """
+    """Return the differences between two states, in the order of their entries, and counts of equal values."""
     differences: list[Difference] = []
     equal: Counter[str] = Counter()
     for entry in [*a, *(key for key in b if key not in a)]:
@@ -113,7 +110,7 @@ def _differ(name: str, a: Any, b: Any) -> Difference | None:
         kinds = [f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in (a, b)]
         return Difference(name, "different", detail=f": {kinds[0]} and {kinds[1]}")
     bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)]
-    if torch.equal(*bits):  # and not by value, for which NaN differs from itself and 0 equals -0
+    if torch.equal(*bits):  # not by value: NaN would differ from itself, and 0 equal -0
         return None
     largest = float((a.double() - b.double()).abs().max())
     scale = max(float(a.double().abs().max()), float(b.double().abs().max()))

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from miipher2.training.checkpoint import read_summary
+from miipher2.training.summary import read_summary
 
 
 def run(options: argparse.Namespace) -> int:
-    """List the checkpoints below a folder; an empty folder is no error."""
+    """List the checkpoints below a folder; an empty folder is not an error."""
     if not options.folder.is_dir():
-        raise ValueError(f"{options.folder}: is no folder; runs are in exp/<config name>/")
+        raise ValueError(f"{options.folder}: not a folder; runs are in exp/<config name>/")
     folders = [options.folder]
     if not any(options.folder.glob("checkpoint_*.pt")):
         folders = sorted({path.parent for path in options.folder.glob("*/checkpoint_*.pt")})
@@ -29,20 +29,24 @@ def run(options: argparse.Namespace) -> int:
 
 
 def list_checkpoints(folder: Path) -> list[dict[str, Any]]:
-    """Return what the JSON files and history.csv in a folder say of its checkpoints, by rising step."""
-    described = {path: read_summary(path) for path in folder.glob("checkpoint_*.pt")}
-    newest = max((known["saved_at"] for known in described.values() if "saved_at" in known), default=None)
-    # history.csv is the newest run's; another run's checkpoints in the folder have only what their JSON says.
-    current = {known["run_id"] for known in described.values() if known.get("saved_at") == newest and "run_id" in known}
+    """Return what the JSON files and history.csv in a folder say about its checkpoints, by ascending step."""
+    summaries = {path: read_summary(path) for path in folder.glob("checkpoint_*.pt")}
+    newest = max((summary["saved_at"] for summary in summaries.values() if "saved_at" in summary), default=None)
+    # history.csv belongs to the newest run; other runs' checkpoints in the folder have only their JSON.
+    current = {
+        summary["run_id"] for summary in summaries.values() if summary.get("saved_at") == newest and "run_id" in summary
+    }
     history = _history(folder / "history.csv")
     rows = []
-    for path, known in described.items():
-        best = known.get("best") or {}
+    for path, summary in summaries.items():
+        best = summary.get("best") or {}
         metric = best.get("metric") or _first_metric(history)
-        loss = _last(history, metric, known.get("step")) if known.get("run_id") in current else None
+        loss = _last(history, metric, summary.get("step")) if summary.get("run_id") in current else None
         row = {"path": str(path), "bytes": path.stat().st_size, "metric": metric, "loss": loss}
         row |= {"best": best.get("value"), "best_step": best.get("step")}
-        rows.append(row | {key: known.get(key) for key in ("step", "stage", "run_id", "saved_at", "parents", "sha256")})
+        rows.append(
+            row | {key: summary.get(key) for key in ("step", "stage", "run_id", "saved_at", "parents", "sha256")}
+        )
     return sorted(rows, key=lambda row: (row["step"] is None, row["step"], row["path"]))
 
 

@@ -18,10 +18,11 @@ from miipher2.config.load import load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.schema import STAGES
 from miipher2.data.prepared import Prepared
-from miipher2.training.checkpoint import load, read_summary
+from miipher2.training.checkpoint import load
 from miipher2.training.recipe import Recipe
 from miipher2.training.run import Run
 from miipher2.training.stage import Training, make_recipe, start_device
+from miipher2.training.summary import read_summary
 
 INTERVALS = ("log_interval", "validation_interval")
 

@@ -1,7 +1,6 @@
-"""`miipher2 checkpoint show`: from a checkpoint or published weights to code, data, parameters and parents."""
+"""`miipher2 checkpoint show`: code, data, parameters and parents of a checkpoint or of published weights."""
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -10,14 +9,15 @@ from typing import Any
 
 import yaml
 
-from miipher2.training.checkpoint import load, read_summary
+from miipher2.atomic_io import sha256_of
+from miipher2.training.summary import read_summary
 
-# What people look for; the rest follows.
+# What people look for comes first.
 FIRST = ("stage", "step", "run_id", "saved_at", "code", "data_sha256", "upstream_digests", "parents", "best")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show one checkpoint, or what led to published weights."""
+    """Show one checkpoint, or the one that led to published weights."""
     shown = provenance(options.file)
     if options.json:
         sys.stdout.write(json.dumps(shown, indent=2) + "\n")
@@ -27,11 +27,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def provenance(file: Path) -> dict[str, Any]:
-    """Return what is known of a checkpoint, of a folder's newest one, or of published weights and what led to them.
+    """Return the provenance of a checkpoint, of a folder's newest one, or of published weights.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: there is nothing that says where it comes from.
+        ValueError: no JSON describes it.
     """
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file or folder")
@@ -39,20 +39,22 @@ def provenance(file: Path) -> dict[str, Any]:
     if file.is_file() and file.suffix in (".pt", ".json") and checkpoint.is_file():
         return _in_order({"file": str(checkpoint)}, read_summary(checkpoint) or _from_tensors(checkpoint))
     folder = file if file.is_dir() else file.parent
-    known = {path: read_summary(path) for path in folder.glob("checkpoint_*.pt")}
-    whole = [path for path, summary in known.items() if "step" in summary]
+    summaries = {path: read_summary(path) for path in folder.glob("checkpoint_*.pt")}
+    whole = [path for path, summary in summaries.items() if "step" in summary]
     if not whole:
-        raise ValueError(f"{folder}: holds no checkpoint with its JSON, which would say where {file.name} comes from")
-    newest = max(whole, key=lambda path: known[path]["step"])
+        raise ValueError(f"{folder}: holds no checkpoint with its JSON, which would describe {file.name}")
+    newest = max(whole, key=lambda path: summaries[path]["step"])
     weights = [_describe_weights(path) for path in sorted(folder.glob("*.safetensors"))]
     begin: dict[str, Any] = {"file": str(newest)}
     if weights:
         begin = {"published": str(folder), "weights": weights, "checkpoint": newest.name}
-    return _in_order(begin, known[newest])
+    return _in_order(begin, summaries[newest])
 
 
 def _from_tensors(path: Path) -> dict[str, Any]:
     """Return what the JSON would say, from a checkpoint that has none."""
+    from miipher2.training.checkpoint import load
+
     checkpoint, sha256 = load(path)
     return {**checkpoint.summary(), "sha256": sha256, "bytes": path.stat().st_size}
 
@@ -60,19 +62,18 @@ def _from_tensors(path: Path) -> dict[str, Any]:
 def _describe_weights(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
-    with path.open("rb") as file:
-        about = {"file": path.name, "sha256": hashlib.sha256_of(file, "sha256").hexdigest()}
+    about = {"file": path.name, "sha256": sha256_of(path)}
     try:
         with safe_open(path, framework="numpy") as opened:
-            shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118 - it has no iterator
+            shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118 - not iterable
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged ({error}); restore it: uv run dvc checkout") from None
     parameters = sum(math.prod(shape) for shape in shapes)
     return {**about, "bytes": path.stat().st_size, "tensors": len(shapes), "parameters": parameters}
 
 
-def _in_order(begin: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """Put what people look for first, and the long configuration last."""
-    shown = begin | {key: known[key] for key in FIRST if key in known}
-    shown |= {key: value for key, value in known.items() if key not in shown and key != "config"}
-    return shown | {"config": known.get("config")}
+def _in_order(begin: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries with those that people look for first, and the long configuration last."""
+    shown = begin | {key: summary[key] for key in FIRST if key in summary}
+    shown |= {key: value for key, value in summary.items() if key not in shown and key != "config"}
+    return shown | {"config": summary.get("config")}

@@ -1,4 +1,4 @@
-"""`miipher2 checkpoint verify`: every file is read as a resume would read it, and failures are listed."""
+"""`miipher2 checkpoint verify`: reads every file as a resume would, and lists failures."""
 
 import argparse
 import json
@@ -9,7 +9,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from miipher2.training.checkpoint import load, read_summary, step_of
+from miipher2.training.checkpoint import load
+from miipher2.training.summary import read_summary, step_of
 
 GENERATORS = ("python", "numpy", "torch", "cuda")
 
@@ -42,7 +43,7 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def find_problem(file: Path) -> str | None:
-    """Return what is wrong with a checkpoint or a file of weights, beginning with its name; None where all is well."""
+    """Return what is wrong with a checkpoint or a file of weights, starting with its name; None if it is intact."""
     try:
         return _weights_problem(file) if file.suffix == ".safetensors" else _checkpoint_problem(file)
     except (ValueError, OSError) as error:
@@ -56,7 +57,7 @@ def _checkpoint_problem(file: Path) -> str | None:
         if missing := [name for name in GENERATORS if name not in states]:
             return f"{file}: rng of rank {rank} has no {', '.join(missing)}; a run cannot be resumed exactly without it"
     if step_of(file) not in (None, checkpoint.step):
-        return f"{file}: is of step {content['step']}, its name says {step_of(file)}"
+        return f"{file}: holds step {checkpoint.step}, its name says {step_of(file)}"
     described = read_summary(file)
     for key in ("stage", "step", "run_id", "parents", "config", "data_sha256"):
         if key in described and described[key] != getattr(checkpoint, key):
@@ -78,5 +79,5 @@ def _first_not_finite(file: Path, tensors: dict[str, Any]) -> str | None:
 
 def _note(file: Path) -> str | None:
     if file.suffix == ".pt" and not file.with_suffix(".json").is_file():
-        return "no JSON beside it: checked by the archive's own checksums"
+        return "without JSON: checked by the archive's own checksums"
     return None

@@ -18,8 +18,10 @@ PARAMS = ROOT / "params.yaml"
 HELP = """\
 Write params.yaml from configs/, as `dvc exp run` does, or check whether it is stale.
 
-miipher2 params [KEY=VALUE ...]     write params.yaml with these overrides; then `uv run dvc repro`
-miipher2 params --check             exit with 1 where params.yaml no longer matches configs/
+examples:
+  miipher2 params                              after editing configs/, before `uv run dvc repro`
+  miipher2 params train_adapter.steps=500      with overrides, which params.yaml records
+  miipher2 params --check                      exit with 1 where params.yaml no longer matches configs/
 """
 
 

@@ -5,6 +5,7 @@ loop            the one loop: owns time
 recipe          what a stage adds to the loop (protocol)
 run             one lineage of checkpoints: started, restored, saved
 checkpoint      what a checkpoint holds; written whole, read without pickle
+summary         the JSON beside a checkpoint, without torch
 run_dir         a run's folder: locked, set aside, rotated, published
 config_diff     what a resume changes
 history         history.csv

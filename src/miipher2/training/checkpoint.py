@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import pickle
-import re
 import shutil
 import struct
 import typing
@@ -19,13 +18,10 @@ from typing import Any
 import torch
 
 from miipher2.atomic_io import fsync, write_atomically, write_with_sha256
+from miipher2.training.summary import file_name, json_path, upgrade
 
 FORMAT = 2
 IDENTITY, DESCRIPTION, STATE = "identity", "description", "state"
-# Entries and configuration keys that format 1 had under another name (None: no longer there).
-RENAMED_ENTRIES = {"sources": "upstream_digests"}
-RENAMED_KEYS = {"config.hears": "config.encoder_input", "config.loader.stored": None}
-RENAMED_KEYS |= {"environment.ranks": "environment.world_size"}
 # Everything that torch.load and zipfile raise for files that are damaged or hold more than plain values and tensors.
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError, AttributeError, EOFError),
@@ -118,37 +114,6 @@ def _entry_types() -> dict[str, tuple[type, ...]]:
     return types
 
 
-def file_name(step: int) -> str:
-    """Return `checkpoint_10k.pt` for step 10,000 and `checkpoint_1500.pt` for step 1,500."""
-    return f"checkpoint_{step // 1000}k.pt" if step and step % 1000 == 0 else f"checkpoint_{step}.pt"
-
-
-def step_of(path: Path) -> int | None:
-    """Return the step in a checkpoint's file name, or None for any other name."""
-    match = re.fullmatch(r"checkpoint_(\d+)(k?)\.pt", path.name)
-    return None if match is None else int(match[1]) * (1000 if match[2] else 1)
-
-
-def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return the checkpoints in a folder by ascending step."""
-    found = [(step_of(path), path) for path in folder.glob("checkpoint_*.pt")]
-    return sorted((step, path) for step, path in found if step is not None)
-
-
-def json_path(path: Path) -> Path:
-    """Return the JSON beside a checkpoint."""
-    return path.with_suffix(".json")
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """Return the JSON beside a checkpoint under today's names; {} where it is missing or unreadable."""
-    try:
-        summary = json.loads(json_path(path).read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return _upgrade(summary) if isinstance(summary, dict) and "step" in summary else {}
-
-
 def save(folder: Path, checkpoint: Checkpoint, about: dict[str, Any]) -> Path:
     """Write a checkpoint and its JSON into `folder`, durable when this returns, and return the checkpoint's path.
 
@@ -199,7 +164,7 @@ def load(path: Path, *, stage: str | None = None) -> tuple[Checkpoint, str]:
     if content["format"] > FORMAT:
         raise CheckpointError(f"{path}: format {content['format']}; this version reads up to {FORMAT}; update the code")
     try:
-        checkpoint = Checkpoint.from_dict(_upgrade(content))
+        checkpoint = Checkpoint.from_dict(upgrade(content))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}; a run cannot be resumed exactly from it") from None
     if stage is not None and checkpoint.stage != stage:
@@ -278,21 +243,6 @@ def _canonical(value: Any) -> bytes:
     if isinstance(value, list | tuple):
         return b"[" + b",".join(_canonical(entry) for entry in value) + b"]"
     return repr(value).encode()
-
-
-def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a format 1 checkpoint, or of its JSON, under today's names."""
-    content = {RENAMED_ENTRIES.get(name, name): value for name, value in content.items()}
-    for old, new in RENAMED_KEYS.items():
-        *path, key = old.split(".")
-        section: Any = content
-        for part in path:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict) and key in section:
-            value = section.pop(key)
-            if new is not None:
-                section[new.rpartition(".")[2]] = value
-    return content
 
 
 def _first_line(error: BaseException) -> str:

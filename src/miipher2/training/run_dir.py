@@ -15,7 +15,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from miipher2.atomic_io import fsync, write_atomically
-from miipher2.training.checkpoint import file_name, json_path, list_checkpoints, read_summary, step_of
+from miipher2.training.summary import file_name, json_path, list_checkpoints, read_summary, step_of
 
 PUBLISHED, REPLACED, LOCK = "published", ".replaced", ".lock"
 

@@ -1,22 +1,23 @@
-"""`miipher2 checkpoint replay` on a real run: the same bits, and what it says where they are not."""
+"""`miipher2 checkpoint replay` on a real run: bit-identical, or the first difference and where it arose."""
 
 import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_checkpoints import Command, content_of, write
+from tiny_checkpoints import Command, make_checkpoint, write
 
-import miipher2.data.batches
-import miipher2.training.stage
 from miipher2 import rng
-from miipher2.cli import checkpoint_replay as replay
-from miipher2.config.paths import ROOT
-from miipher2.training import checkpoint
+from miipher2.cli import checkpoint_replay
+from miipher2.config import resume_routing
+from miipher2.data import batches
+from miipher2.training import checkpoint, stage
+from miipher2.training.summary import json_path
 
 SMALL = [
     "--config-name=adapter_mini",
@@ -45,10 +46,8 @@ def run_folder(workspace: Path, stages: Any) -> Path:
 @pytest.fixture
 def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make the workspace the repository of this process, and leave PyTorch as it was."""
-    for module in (replay, miipher2.batches, miipher2.stage):
+    for module in (checkpoint_replay, batches, stage, resume_routing):
         monkeypatch.setattr(module, "ROOT", workspace)
-    # It is disabled anyway, and its types are checked here, where Hydra's lists are no lists.
-    monkeypatch.setattr(miipher2.stage, "start_wandb", lambda *_, **__: None)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with rng.guarded():
         yield
@@ -56,15 +55,15 @@ def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def respoil(path: Path, entry: str, change: Any) -> None:
-    """Change one entry of a checkpoint, and describe it anew, so that the file itself is whole."""
+def change_entry(path: Path, entry: str, change: Any) -> None:
+    """Change one entry of a checkpoint, and write its JSON anew, so that the file itself is intact."""
     content, _ = checkpoint.load(path)
-    change(content[entry])
-    summary = json.loads(checkpoint.json_path(path).read_text())
+    change(getattr(content, entry))
+    summary = json.loads(json_path(path).read_text())
     folder = path.parent / "again"
     folder.mkdir(exist_ok=True)
-    made = checkpoint.save(folder, content, summary)
-    for file in (made, checkpoint.json_path(made)):
+    again = checkpoint.save(folder, content, summary)
+    for file in (again, json_path(again)):
         file.replace(path.parent / file.name)
 
 
@@ -73,13 +72,13 @@ def files_of(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 @pytest.mark.usefixtures("here")
-def test_the_updates_of_a_run_can_be_made_again_to_the_same_bits_and_nothing_is_touched(
+def test_a_replay_is_bit_identical_and_touches_nothing(
     run_folder: Path, workspace: Path, miipher2: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = files_of(workspace)
-    said = miipher2("checkpoint", "replay", run_folder / "checkpoint_2.pt", run_folder / "checkpoint_6.pt")
-    assert (said.code, said.out) == (0, "bit-identical: updates 3 to 6, compared at 4, 6\n"), said.error
+    result = miipher2("checkpoint", "replay", run_folder / "checkpoint_2.pt", run_folder / "checkpoint_6.pt")
+    assert (result.code, result.out) == (0, "bit-identical: updates 3 to 6, compared at 4, 6\n"), result.error
     assert files_of(workspace) == before
     assert list(tmp_path.glob("miipher2*")) == []
 
@@ -91,41 +90,41 @@ def add(name: str, index: int = 0) -> Any:
     return change
 
 
-def moved_moment(optimizers: dict[str, Any]) -> None:
+def change_moment(optimizers: dict[str, Any]) -> None:
     next(iter(optimizers["adapter"].values()))["exp_avg"].add_(1e-3)
 
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("step", "entry", "change", "named", "between"),
+    ("step", "entry", "change", "name", "between"),
     [
-        (2, "optimizers", moved_moment, r"(model|optimizers)\.", (2, 4)),
+        (2, "optimizers", change_moment, r"(model|optimizers)\.", (2, 4)),
         (2, "rng", lambda states: states["0"]["python"].update(gauss=1.0), r"rng\.0\.python\.gauss", (2, 4)),
         (6, "model", add("normaliser.mean"), r"model\.normaliser\.mean", (4, 6)),
     ],
 )
-def test_it_names_the_first_entry_that_differs_and_the_steps_between_which_it_arose(
+def test_the_first_difference_is_named_with_the_steps_between_which_it_arose(
     run_folder: Path,
     step: int,
     entry: str,
     change: Any,
-    named: str,
+    name: str,
     between: tuple[int, int],
     miipher2: Command,
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(run_folder, folder)
-    respoil(folder / f"checkpoint_{step}.pt", entry, change)
+    change_entry(folder / f"checkpoint_{step}.pt", entry, change)
     words = ("checkpoint", "replay", folder / "checkpoint_2.pt", folder / "checkpoint_6.pt")
-    said = miipher2(*words)
-    assert said.code == 1, said
-    assert re.match(f"different: {named}", said.out)
-    assert said.out.endswith(f"it arose between step {between[0]} and step {between[1]}\n")
-    found = json.loads(miipher2(*words, "--json").out)
-    assert found["identical"] is False
-    assert found["differs_at"] == between[1]
-    assert re.match(named, found["first_difference"])
+    result = miipher2(*words)
+    assert result.code == 1, result
+    assert re.match(f"different: {name}", result.out)
+    assert result.out.endswith(f"it arose between step {between[0]} and step {between[1]}\n")
+    printed = json.loads(miipher2(*words, "--json").out)
+    assert printed["identical"] is False
+    assert printed["differs_at"] == between[1]
+    assert re.match(name, printed["first_difference"])
 
 
 @pytest.mark.usefixtures("here")
@@ -133,37 +132,23 @@ def test_history_is_compared_too(run_folder: Path, miipher2: Command, tmp_path: 
     folder = tmp_path / "copy"
     shutil.copytree(run_folder, folder)
     content, _ = checkpoint.load(folder / "checkpoint_4.pt")
-    rows = content["history"].splitlines()
+    rows = content.history.splitlines()
     rows[-1] += "1"
     (folder / "again").mkdir()
     summary = json.loads((folder / "checkpoint_4.json").read_text())
-    made = checkpoint.save(folder / "again", content | {"history": "\n".join(rows) + "\n"}, summary)
-    said = miipher2("checkpoint", "replay", folder / "checkpoint_2.pt", made)
-    assert said.code == 1
-    assert said.out.startswith("different: history: different from row 5 on")
+    again = checkpoint.save(folder / "again", replace(content, history="\n".join(rows) + "\n"), summary)
+    result = miipher2("checkpoint", "replay", folder / "checkpoint_2.pt", again)
+    assert result.code == 1
+    assert result.out.startswith("different: history: different from row 5 on")
 
 
-def test_only_checkpoints_of_one_run_in_their_order_can_be_replayed(tmp_path: Path, miipher2: Command) -> None:
-    one, two = write(tmp_path / "a", content_of(1)), write(tmp_path / "a", content_of(2))
-    other = write(tmp_path / "b", content_of(2, run_id="run-2"))
-    for words, named in (((two, one), "earlier"), ((one, one), "earlier"), ((one, other), "run_id run-1")):
-        said = miipher2("checkpoint", "replay", *words)
-        assert said.code == 2
-        assert named in said.error
-
-
-def test_recipes_and_metrics_are_those_of_the_stage_scripts() -> None:
-    found = {}
-    for script in (ROOT / "stages").glob("*.py"):
-        text = script.read_text()
-        if (
-            call := re.search(r'run_stage\(composed, "(\w+)", (\w+)\.from_config, best_metric="([\w/]+)"\)', text)
-        ) is None:
-            continue
-        module = re.search(rf"from (\S+) import {call[2]}", text)
-        assert module is not None
-        found[call[1]] = (module[1], call[2], call[3])
-    assert found == replay.RECIPES
+def test_only_two_checkpoints_of_one_run_in_order_can_be_replayed(tmp_path: Path, miipher2: Command) -> None:
+    one, two = write(tmp_path / "a", make_checkpoint(1)), write(tmp_path / "a", make_checkpoint(2))
+    other = write(tmp_path / "b", make_checkpoint(2, run_id="run-2"))
+    for words, name in (((two, one), "earlier"), ((one, one), "earlier"), ((one, other), "run_id run-1")):
+        result = miipher2("checkpoint", "replay", *words)
+        assert result.code == 2
+        assert name in result.error
 
 
 @pytest.mark.slow
@@ -174,5 +159,5 @@ def test_a_vocoder_with_its_discriminators_can_be_replayed(workspace: Path, stag
     done = stages.run("pre_train_vocoder", *small)
     assert done.code == 0, done.output
     folder = workspace / "exp/replayed_v"
-    said = miipher2("checkpoint", "replay", folder / "checkpoint_2.pt", folder / "checkpoint_6.pt")
-    assert said.code == 0, said
+    result = miipher2("checkpoint", "replay", folder / "checkpoint_2.pt", folder / "checkpoint_6.pt")
+    assert result.code == 0, result
