@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import HubertModel
 
-from miipher2.models.encoder.adapter import Adapter, WithAdapter
+from miipher2.models.encoder.adapter import AdaptedBlock, Adapter
 from miipher2.models.vocoder.discriminators import Discriminators
-from miipher2.models.vocoder.registry import new_generator
+from miipher2.models.vocoder.registry import build_generator
 from miipher2.training.losses import (
     MelDistance,
     discriminator_loss,
@@ -64,7 +64,7 @@ class CommonVocoder:
         if config.encoder_input == "degraded":
             add_adapters(self.encoder, config.model, device)
         numbers = {"dim": self.encoder.config.hidden_size, "sample_rate_hz": config.model.sample_rate_hz}
-        self.generator = new_generator(**numbers, **config.model.generator).to(device)
+        self.generator = build_generator(**numbers, **config.model.generator).to(device)
         self.discriminators = Discriminators(**config.model.discriminator).to(device)
         self.mel = MelDistance(config.model.sample_rate_hz).to(device)
         self.player_g = player(list(self.generator.parameters()), config.optim)
@@ -98,8 +98,8 @@ def add_adapters(encoder: Any, model: Any, device: torch.device) -> list[nn.Para
     found: list[nn.Parameter] = []
     for layer in encoder.encoder.layers[: model.hubert_layer]:
         adapter = Adapter(encoder.config.hidden_size, model.adapter_hidden_dim).to(device)
-        layer.feed_forward = WithAdapter(layer.feed_forward, adapter)
-        layer.feed_forward.active = True
+        layer.feed_forward = AdaptedBlock(layer.feed_forward, adapter)
+        layer.feed_forward.is_active = True
         found += adapter.parameters()
     return found
 

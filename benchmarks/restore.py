@@ -35,7 +35,7 @@ from miipher2.inference.restorer import Options, Restorer
 from miipher2.inference.weights import Vocoder, Weights
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.encoder.from_pretrained import load_encoder
-from miipher2.models.vocoder.registry import new_generator
+from miipher2.models.vocoder.registry import build_generator
 from miipher2.rng import stream
 
 RATE_HZ = 24_000
@@ -91,7 +91,7 @@ def make_bundle(folder: Path, kind: str) -> None:
     encoder = load_encoder(folder / "hubert", 6)
     encoder.add_adapters(768)
     numbers = {"kind": kind, **GENERATORS[kind]}
-    generator = new_generator(dim=encoder.dim, sample_rate_hz=RATE_HZ, **numbers).fold().eval()
+    generator = build_generator(dim=encoder.dim, sample_rate_hz=RATE_HZ, **numbers).remove_weight_norm().eval()
     settings = {
         "hubert_model_name": str(folder / "hubert"),
         "hubert_layer": 6,

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from miipher2.models.encoder.mini import new_mini_encoder
+from miipher2.models.encoder.mini import build_mini_encoder
 
 LAYERS = 3
 DIM = 32
@@ -33,7 +33,7 @@ def new_model(family: str) -> Any:
     torch.manual_seed(0)
     if kind == "mini":
         sizes = {"hidden_dim": DIM, "layers": LAYERS, "heads": 2, "intermediate_dim": 32, "kernel": 5, "mels": 20}
-        model = new_mini_encoder(**sizes, mean=10.0, std=4.0, mirror=True)
+        model = build_mini_encoder(**sizes, mean=10.0, std=4.0, mirror=True)
     else:
         config = getattr(transformers, f"{kind}Config")(
             hidden_size=DIM, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=32, **settings

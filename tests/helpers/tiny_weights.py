@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from miipher2.inference.restorer import Restorer
 from miipher2.models.encoder.from_pretrained import load_encoder
-from miipher2.models.encoder.mini import new_mini_encoder
-from miipher2.models.vocoder.registry import new_generator
+from miipher2.models.encoder.mini import build_mini_encoder
+from miipher2.models.vocoder.registry import build_generator
 from miipher2.rng import stream
 
 DIM, LAYER, ADAPTER_DIM = 16, 2, 8
@@ -55,7 +55,7 @@ def save_wav2vec2(folder: Path) -> None:
 
 def save_mini(folder: Path) -> None:
     """The default's form: log-mel by fixed statistics, mirrored."""
-    new_mini_encoder(
+    build_mini_encoder(
         hidden_dim=DIM,
         layers=3,
         heads=2,
@@ -122,7 +122,7 @@ def publish_all(
     numbers: dict[str, object] = {"kind": generator, **GENERATORS[generator]}
     if generator == "hifigan":
         numbers["upsample_factors"] = UPSAMPLE[rate_hz]
-    drawn = new_generator(dim=encoder.dim, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
+    drawn = build_generator(dim=encoder.dim, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
     # Larger than drawn and without their biases, so that a wave comes out which is worth comparing.
     state = {f"generator.{name}": 2.0 * value * ("bias" not in name) for name, value in drawn.items()}
     if generator != "hifigan":  # drawn so small that what lies a few frames away would hardly be heard

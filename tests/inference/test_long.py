@@ -9,8 +9,8 @@ from tiny_weights import ENCODERS, load, publish_all, wave
 
 from miipher2.inference.restorer import Options, Restorer
 from miipher2.inference.windows import Grid, Joiner
-from miipher2.models.encoder.encoder import Embedded
-from miipher2.models.vocoder.generator import Place
+from miipher2.models.encoder.encoder import EncoderFrames
+from miipher2.models.vocoder.generator import ChunkPosition
 
 # Each encoder with HiFi-GAN, and the other generators.
 KINDS = {kind: (kind, "hifigan") for kind in ENCODERS} | {
@@ -38,18 +38,18 @@ def speech(seconds: float, rate_hz: int = 16_000) -> np.ndarray:
 
 def by_hand(restorer: Restorer, heard: np.ndarray, grid: Grid) -> np.ndarray:
     """The definition: the front end of the whole, windows of its frames, the vocoder over the whole."""
-    halo, hop = restorer.vocoder.generator.halo_frames, restorer.vocoder.generator.hop_samples
+    halo, hop = restorer.vocoder.generator.context_frames, restorer.vocoder.generator.hop_samples
     frames = -(-len(heard) // 320)
     right = (frames + halo) * 320 - len(heard)
     continued = np.pad(heard, (halo * 320, right), mode="symmetric")
     with torch.inference_mode():
-        hidden = restorer.encoder.embed(torch.from_numpy(continued)[None]).hidden
+        hidden = restorer.encoder.extract_frames(torch.from_numpy(continued)[None]).hidden
         joiner = Joiner(grid, hidden.shape[1])
         features = np.concatenate(
             [
                 joiner.add(start, stop, made[0].numpy())
                 for start, stop in grid.spans(hidden.shape[1])
-                for made in [restorer.encoder.contextualise(Embedded(hidden[:, start:stop], None), adapted=True)]
+                for made in [restorer.encoder.encode_frames(EncoderFrames(hidden[:, start:stop], None), adapted=True)]
             ]
         )
         made = restorer.vocoder(torch.from_numpy(features)[None])[0].numpy()
@@ -82,7 +82,7 @@ def test_the_harmonic_generator_of_these_tests_is_voiced_in_turns(roots: dict[st
     """Else its chunks would have nothing to go on from."""
     restorer = load(roots["harmonic_vocos"])
     features = torch.from_numpy(restorer.features(speech(5.0)))[None]
-    pitch = restorer.vocoder.generator.pitch(restorer.vocoder.normaliser(features))
+    pitch = restorer.vocoder.generator.predict_pitch(restorer.vocoder.normaliser(features))
     assert 0.5 < pitch.is_voiced.float().mean() < 0.95
     assert pitch.frequency_hz.log2().std() > 0.1
 
@@ -136,7 +136,7 @@ def test_chunks_of_any_recordings_have_few_lengths_and_come_one_by_one_on_a_cpu(
     restorer = load(roots["hubert"], chunk_seconds=3.0, batch_size=4)
     shapes, at = set(), restorer.vocoder.at
 
-    def watched(features: torch.Tensor, place: Place) -> torch.Tensor:
+    def watched(features: torch.Tensor, place: ChunkPosition) -> torch.Tensor:
         shapes.add(tuple(features.shape[:2]))
         return at(features, place)
 
@@ -146,7 +146,7 @@ def test_chunks_of_any_recordings_have_few_lengths_and_come_one_by_one_on_a_cpu(
         restorer(rng.uniform(-0.3, 0.3, round(16_000 * seconds)).astype(np.float32), 16_000)
     assert len(shapes) > 1
     assert {batch for batch, _ in shapes} == {1}
-    longest = 150 + 2 * restorer.vocoder.generator.halo_frames
+    longest = 150 + 2 * restorer.vocoder.generator.context_frames
     assert len(shapes) <= -(-longest // 64)
     assert max(frames for _, frames in shapes) < longest + 3
 

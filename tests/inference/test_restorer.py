@@ -12,7 +12,7 @@ from tiny_weights import ADAPTER_DIM, DIM, ENCODERS, LAYER, UPSAMPLE, load, publ
 from miipher2.inference.restorer import Restorer
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.encoder.from_pretrained import load_encoder
-from miipher2.models.vocoder.registry import new_generator
+from miipher2.models.vocoder.registry import build_generator
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +74,15 @@ def test_restoring_is_encoder_adapters_statistics_and_generator_in_that_order(ro
     )
     weights = load_file(root / "vocoder" / "final.safetensors")
     numbers = yaml.safe_load((root / "vocoder" / "config.yaml").read_text())["model"]["generator"]
-    generator = new_generator(dim=DIM, sample_rate_hz=16_000, **numbers)
-    generator.load_exported(
+    generator = build_generator(dim=DIM, sample_rate_hz=16_000, **numbers)
+    generator.load_exported_state_dict(
         {name.removeprefix("generator."): value for name, value in weights.items() if name.startswith("generator.")}
     )
     heard = wave(3_200)
     with torch.inference_mode():
         features = encoder(torch.from_numpy(heard)[None], adapted=True)
         # Continued at both ends by its mirror image, as far as the generator sees.
-        halo = generator.halo_frames
+        halo = generator.context_frames
         continued = np.pad(heard, 320 * halo, mode="symmetric")
         by_hand = generator((encoder(torch.from_numpy(continued)[None], adapted=True) - 0.1) / 2.0)[0].numpy()
         by_hand = by_hand[320 * halo : -320 * halo]

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from miipher2.models.encoder.adapter import WithAdapter
+from miipher2.models.encoder.adapter import AdaptedBlock
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.from_pretrained import load_encoder
-from miipher2.models.encoder.mini import new_mini_encoder
+from miipher2.models.encoder.mini import build_mini_encoder
 
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> SpeechEncoder:
     torch.manual_seed(0)
     sizes = {"hidden_dim": 16, "layers": 2, "heads": 2, "intermediate_dim": 24, "kernel": 3, "mels": 10}
-    new_mini_encoder(**sizes, mean=10.0, std=4.0, mirror=True).save_pretrained(tmp_path)
+    build_mini_encoder(**sizes, mean=10.0, std=4.0, mirror=True).save_pretrained(tmp_path)
     return load_encoder(tmp_path, 2)
 
 
@@ -37,7 +37,7 @@ def test_every_feed_forward_block_of_a_conformer_has_one(encoder: SpeechEncoder)
     encoder.add_adapters(5)
     assert len(encoder.adapters) == 4
     assert all(
-        isinstance(getattr(layer, name), WithAdapter) for layer in encoder.encoder.layers for name in ("ffn1", "ffn2")
+        isinstance(getattr(layer, name), AdaptedBlock) for layer in encoder.encoder.layers for name in ("ffn1", "ffn2")
     )
 
 

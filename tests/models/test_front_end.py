@@ -9,7 +9,7 @@ import transformers
 
 from miipher2.models.encoder.from_pretrained import load_encoder
 from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd, log_mel_front_end
-from miipher2.models.encoder.mini import new_mini_encoder
+from miipher2.models.encoder.mini import build_mini_encoder
 
 
 def new_wave(seconds: float) -> torch.Tensor:
@@ -58,12 +58,12 @@ def test_level_reaches_the_features_only_when_mirrored(tmp_path: Path) -> None:
     changes = {}
     for mirror in (False, True):
         torch.manual_seed(0)
-        model = new_mini_encoder(**sizes, mean=6.0, std=4.0, mirror=mirror)
+        model = build_mini_encoder(**sizes, mean=6.0, std=4.0, mirror=mirror)
         model.save_pretrained(tmp_path)
         assert model.config.feature_projection_input_dim == (80 if mirror else 40)
-        embed = load_encoder(tmp_path, 1).embed
+        extract_frames = load_encoder(tmp_path, 1).extract_frames
         wave = new_wave(1.0)[None]
-        changes[mirror] = (embed(wave * 2).hidden - embed(wave).hidden).abs().max().item()
+        changes[mirror] = (extract_frames(wave * 2).hidden - extract_frames(wave).hidden).abs().max().item()
     assert changes[False] < 1e-3 < 1e-2 < changes[True]
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_harmonic import DIM, RATES, new_harmonic, numbers
 
-from miipher2.models.vocoder.generator import Place
-from miipher2.models.vocoder.harmonic_vocos import HIGHEST_GAIN, HIGHEST_HARMONIC, NOISE_FRAMES, HarmonicVocos, Pitch
-from miipher2.models.vocoder.pitch import HIGHEST_HZ, LOWEST_HZ, pitch_of
-from miipher2.models.vocoder.registry import exported_generator, new_generator
+from miipher2.models.vocoder.generator import ChunkPosition
+from miipher2.models.vocoder.harmonic_vocos import MAX_HARMONIC, MAX_LOG_GAIN, NOISE_FRAMES, HarmonicVocos, Pitch
+from miipher2.models.vocoder.pitch import MAX_PITCH_HZ, MIN_PITCH_HZ, estimate_pitch
+from miipher2.models.vocoder.registry import build_generator, load_exported_generator
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
@@ -30,7 +30,7 @@ def test_pulses_hold_equal_harmonics_of_the_pitch_and_nothing_else(rate_hz: int,
     pulses = generator._pulses(pitch, torch.zeros(1))[0].double()
     assert abs(float(pulses.square().mean()) - 1) < 1e-3
     spectrum = torch.fft.rfft(pulses).abs() * 2 / len(pulses)  # of one second: bins of 1 Hz
-    count = int(HIGHEST_HARMONIC * rate_hz / 2 / hz)
+    count = int(MAX_HARMONIC * rate_hz / 2 / hz)
     harmonics = torch.arange(1, count + 1) * hz
     torch.testing.assert_close(
         spectrum[harmonics], torch.full_like(spectrum[harmonics], math.sqrt(2 / count)), rtol=1e-3, atol=0
@@ -42,7 +42,7 @@ def test_pulses_hold_equal_harmonics_of_the_pitch_and_nothing_else(rate_hz: int,
 def test_pulses_follow_a_pitch_that_moves() -> None:
     generator, frequency = new_harmonic(24_000), torch.logspace(2, 2.5, 100)[None]
     pulses = generator._pulses(Pitch(frequency, torch.ones(1, 100, dtype=torch.bool)), torch.zeros(1))
-    heard, is_voiced = pitch_of(pulses, 24_000)
+    heard, is_voiced = estimate_pitch(pulses, 24_000)
     assert is_voiced[:, 5:-5].all()
     assert ((heard / frequency).log2().abs() * 1200)[:, 5:-5].max() < 10
 
@@ -71,7 +71,7 @@ def test_the_pitch_is_learnt_to_near_the_least_loss() -> None:
     assert least - 0.01 < float(loss.detach()) < least + 0.1
     trained = {name for name, parameter in generator.named_parameters() if parameter.grad is not None}
     assert trained == {f"pitch_{part}.{kind}" for part in ("hidden", "last") for kind in ("weight", "bias")}
-    found = generator.pitch(features)
+    found = generator.predict_pitch(features)
     assert torch.equal(found.is_voiced, pitch.is_voiced)
     assert ((found.frequency_hz / pitch.frequency_hz).log2().abs() * 1200)[pitch.is_voiced].max() < 10
 
@@ -85,8 +85,8 @@ def test_the_wave_trains_all_but_the_pitch() -> None:
 
 def test_pitch_stays_within_what_is_taught() -> None:
     generator = new_harmonic(16_000)
-    pitch = generator.pitch(100 * torch.randn(1, 500, DIM))
-    assert LOWEST_HZ * 0.999 <= pitch.frequency_hz.min() <= pitch.frequency_hz.max() <= HIGHEST_HZ * 1.001
+    pitch = generator.predict_pitch(100 * torch.randn(1, 500, DIM))
+    assert MIN_PITCH_HZ * 0.999 <= pitch.frequency_hz.min() <= pitch.frequency_hz.max() <= MAX_PITCH_HZ * 1.001
 
 
 def test_what_is_taught_is_made_at_the_true_pitch() -> None:
@@ -94,10 +94,10 @@ def test_what_is_taught_is_made_at_the_true_pitch() -> None:
     time = torch.arange(25 * 320) / 16_000
     wave = sum(torch.sin(2 * math.pi * torch.tensor([[150.0], [210.0]]) * k * time) for k in range(1, 8)) / 20
     made, loss = generator.training_forward(features, wave, first)
-    pitch, place = Pitch(*pitch_of(wave, 16_000)), Place(first, torch.zeros(2))
+    pitch, place = Pitch(*estimate_pitch(wave, 16_000)), ChunkPosition(first, torch.zeros(2))
     assert torch.equal(made, generator(features, place, pitch))
     assert torch.equal(loss, generator.pitch_loss(features, pitch))
-    assert not torch.equal(made, generator.at(features, place))
+    assert not torch.equal(made, generator.forward_chunk(features, place))
     torch.nn.init.zeros_(generator.pitch_last.weight)
     assert torch.equal(generator.training_forward(features, wave, first)[0], made)
     assert not torch.equal(generator.training_forward(features, wave, first + 1)[0], made)
@@ -110,7 +110,7 @@ def test_gains_are_bounded_and_gradients_stay_finite() -> None:
         generator.zero_grad()
         wave = generator(torch.randn(1, 4, DIM))
         # Peaks of pulses and noise each pass a filter whose every bin is at its bound.
-        assert wave.abs().max() < 50 * math.exp(HIGHEST_GAIN)
+        assert wave.abs().max() < 50 * math.exp(MAX_LOG_GAIN)
         wave.square().mean().backward()
         assert all(part.grad.isfinite().all() for part in generator.parameters() if part.grad is not None)
 
@@ -133,10 +133,10 @@ def test_exported_weights_give_the_same_wave_and_go_on_training() -> None:
     source, features = new_harmonic(16_000), torch.randn(1, 5, DIM)
     exported = source.exported_state_dict()
     assert set(exported) == {name for name, _ in source.named_parameters()}  # neither window nor noise
-    again = exported_generator(exported, kind="harmonic_vocos", **numbers(16_000))
+    again = load_exported_generator(exported, kind="harmonic_vocos", **numbers(16_000))
     assert torch.equal(again(features), source(features))
     trained = HarmonicVocos(**numbers(16_000))
-    trained.load_exported(exported)
+    trained.load_exported_state_dict(exported)
     made, loss = trained.training_forward(features, torch.randn(1, 5 * 320), torch.tensor([0]))
     (made.square().mean() + loss).backward()
     assert all(parameter.grad is not None for parameter in trained.parameters())
@@ -144,9 +144,11 @@ def test_exported_weights_give_the_same_wave_and_go_on_training() -> None:
 
 def test_its_size_can_be_known_without_its_memory() -> None:
     with torch.device("meta"):
-        generator = new_generator(kind="harmonic_vocos", **numbers(24_000, channels=256, hidden_channels=768, blocks=6))
+        generator = build_generator(
+            kind="harmonic_vocos", **numbers(24_000, channels=256, hidden_channels=768, blocks=6)
+        )
     assert generator.last.weight.is_meta
-    assert generator.halo_frames == 3 * 7 + 2
+    assert generator.context_frames == 3 * 7 + 2
 
 
 @pytest.mark.parametrize(
@@ -158,4 +160,4 @@ def test_its_size_can_be_known_without_its_memory() -> None:
 )
 def test_a_rate_that_does_not_fit_is_named(rate_hz: int, text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
-        new_generator(kind="harmonic_vocos", **numbers(rate_hz))
+        build_generator(kind="harmonic_vocos", **numbers(rate_hz))

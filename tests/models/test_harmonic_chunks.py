@@ -8,9 +8,9 @@ import torch
 from tiny_harmonic import DIM, RATES, new_harmonic
 from torch import Tensor
 
-from miipher2.models.vocoder.generator import Place
-from miipher2.models.vocoder.harmonic_vocos import HarmonicVocos, Pitch, _cycles
-from miipher2.models.vocoder.pitch import HIGHEST_HZ, LOWEST_HZ
+from miipher2.models.vocoder.generator import ChunkPosition
+from miipher2.models.vocoder.harmonic_vocos import HarmonicVocos, Pitch, frame_phases
+from miipher2.models.vocoder.pitch import MAX_PITCH_HZ, MIN_PITCH_HZ
 
 
 def slow(frames: int) -> Tensor:
@@ -22,10 +22,10 @@ def slow(frames: int) -> Tensor:
 
 def chunks(generator: HarmonicVocos, features: Tensor, length: int) -> Iterator[tuple[Tensor, int, float, slice]]:
     """Yield the chunks of a whole number of them: features with a halo, first frame, its cycles, and what to keep."""
-    halo, hop, frames, cycles, followed = generator.halo_frames, generator.hop_samples, features.shape[1], 0.0, 0
+    halo, hop, frames, cycles, followed = generator.context_frames, generator.hop_samples, features.shape[1], 0.0, 0
     for start in range(0, frames, length):
         low, high = max(start - halo, 0), min(start + length + halo, frames)
-        cycles, followed = generator.follow(features[0, followed : low + 1], cycles), low
+        cycles, followed = generator.advance_phase(features[0, followed : low + 1], cycles), low
         yield features[:, low:high], low, cycles, slice((start - low) * hop, (start - low + length) * hop)
 
 
@@ -34,7 +34,9 @@ def whole_and_joined(generator: HarmonicVocos, features: Tensor, length: int) ->
     with torch.no_grad():
         made = {}
         for chunk, first, cycles, kept in reversed(list(chunks(generator, features, length))):
-            made[first, kept.start] = generator.at(chunk, Place(torch.tensor([first]), torch.tensor([cycles])))[:, kept]
+            made[first, kept.start] = generator.forward_chunk(
+                chunk, ChunkPosition(torch.tensor([first]), torch.tensor([cycles]))
+            )[:, kept]
         return generator(features), torch.cat([made[key] for key in sorted(made)], 1)
 
 
@@ -46,14 +48,14 @@ def below_db(found: Tensor, expected: Tensor) -> float:
 
 def exact_pitch(features: Tensor) -> Pitch:
     """A pitch that is not rounded otherwise in a chunk, since nothing is summed."""
-    return Pitch((200 + 60 * features[..., 0]).clamp(LOWEST_HZ, HIGHEST_HZ), features[..., 1] > -1)
+    return Pitch((200 + 60 * features[..., 0]).clamp(MIN_PITCH_HZ, MAX_PITCH_HZ), features[..., 1] > -1)
 
 
 @pytest.mark.parametrize(("rate_hz", "frames"), [*((rate_hz, 120) for rate_hz in RATES), (16_000, 2_000)])
 def test_chunks_in_any_order_equal_the_whole(rate_hz: int, frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator, features = new_harmonic(rate_hz), slow(frames)
-    monkeypatch.setattr(generator, "pitch", exact_pitch)
-    pitch = generator.pitch(features)
+    monkeypatch.setattr(generator, "predict_pitch", exact_pitch)
+    pitch = generator.predict_pitch(features)
     assert 0.4 < pitch.is_voiced.float().mean() < 0.9
     assert pitch.frequency_hz[pitch.is_voiced].log2().std() > 0.2
     whole, joined = whole_and_joined(generator, features, 10)
@@ -67,7 +69,7 @@ def test_chunks_at_the_features_own_pitch_equal_the_whole(bias: float) -> None:
     generator, features = new_harmonic(16_000), slow(2_000)
     with torch.no_grad():
         generator.pitch_last.bias[-1] += bias
-    pitch = generator.pitch(features)
+    pitch = generator.predict_pitch(features)
     assert (pitch.is_voiced.float().mean() > 0.9) == (bias > 0)
     assert pitch.frequency_hz[pitch.is_voiced].log2().std() > 0.2
     whole, joined = whole_and_joined(generator, features, 10)
@@ -82,18 +84,25 @@ def test_chunks_that_do_not_know_their_place_are_another_wave() -> None:
         here = generator(features)[:, 60 * 320 :]
         chunk, first, cycles, kept = list(chunks(generator, features, 60))[1]
         frame = torch.tensor([first])
-        assert below_db(generator.at(chunk, Place(frame, torch.tensor([cycles])))[:, kept], here) > 60
-        for place in (Place(frame, torch.tensor([cycles + 0.3])), Place(frame + 1, torch.tensor([cycles]))):
-            assert below_db(generator.at(chunk, place)[:, kept], here) < 40
+        assert (
+            below_db(generator.forward_chunk(chunk, ChunkPosition(frame, torch.tensor([cycles])))[:, kept], here) > 60
+        )
+        for place in (
+            ChunkPosition(frame, torch.tensor([cycles + 0.3])),
+            ChunkPosition(frame + 1, torch.tensor([cycles])),
+        ):
+            assert below_db(generator.forward_chunk(chunk, place)[:, kept], here) < 40
 
 
 def test_one_batch_holds_chunks_of_different_places() -> None:
     generator = new_harmonic(16_000)
     features, frame, cycles = torch.randn(2, 30, DIM), torch.tensor([7, 900]), torch.tensor([0.2, 0.7])
     with torch.no_grad():
-        both = generator.at(features, Place(frame, cycles))
+        both = generator.forward_chunk(features, ChunkPosition(frame, cycles))
         for row in range(2):
-            alone = generator.at(features[row : row + 1], Place(frame[row : row + 1], cycles[row : row + 1]))
+            alone = generator.forward_chunk(
+                features[row : row + 1], ChunkPosition(frame[row : row + 1], cycles[row : row + 1])
+            )
             assert below_db(both[row : row + 1], alone) > 80
 
 
@@ -101,7 +110,7 @@ def test_phase_is_exact_after_an_hour() -> None:
     """In float32 a million cycles would leave six hundredths of one."""
     frequency = 60 + 400 * torch.rand(180_000, generator=torch.Generator().manual_seed(0))
     start = torch.tensor([0.25], dtype=torch.float64)
-    found = _cycles(Pitch(frequency, torch.ones(180_000, dtype=torch.bool)), start)
+    found = frame_phases(Pitch(frequency, torch.ones(180_000, dtype=torch.bool)), start)
     values = frequency.double().tolist()
     exact = math.fsum([*values, *values[1:-1]]) / 100 + 0.25
     assert exact > 500_000
@@ -110,7 +119,7 @@ def test_phase_is_exact_after_an_hour() -> None:
 
 def test_pulses_start_anew_wherever_nothing_is_voiced() -> None:
     voiced = torch.tensor([True, True, False, False, True, True])
-    cycles = _cycles(Pitch(torch.full((6,), 110.0), voiced), torch.tensor([0.5], dtype=torch.float64))
+    cycles = frame_phases(Pitch(torch.full((6,), 110.0), voiced), torch.tensor([0.5], dtype=torch.float64))
     torch.testing.assert_close(cycles, torch.tensor([0.5, 0.7, 0, 0, 0.2, 0.4], dtype=torch.float64))
 
 
@@ -123,4 +132,4 @@ def test_halo_is_what_a_frame_sees(rate_hz: int) -> None:
     generator(features)[0, middle * hop : (middle + 1) * hop].square().sum().backward()
     assert features.grad is not None
     seen = features.grad[0].abs().sum(-1).nonzero().squeeze(1)
-    assert max(middle - seen.min().item(), seen.max().item() - middle) == generator.halo_frames - 1
+    assert max(middle - seen.min().item(), seen.max().item() - middle) == generator.context_frames - 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from miipher2.models.vocoder.hifigan import HifiGan
-from miipher2.models.vocoder.registry import exported_generator
+from miipher2.models.vocoder.registry import load_exported_generator
 
 FACTORS = {16_000: [8, 5, 4, 2], 22_050: [7, 7, 3, 3], 24_000: [8, 5, 4, 3], 48_000: [8, 5, 4, 3, 2]}
 
@@ -17,14 +17,14 @@ def numbers(rate_hz: int, /, **changes: Any) -> dict[str, Any]:
     return {**small, "sample_rate_hz": rate_hz, "upsample_factors": FACTORS[rate_hz], **changes}
 
 
-def new_generator(sample_rate_hz: int, **changes: Any) -> HifiGan:
+def build_generator(sample_rate_hz: int, **changes: Any) -> HifiGan:
     torch.manual_seed(0)
     return HifiGan(**numbers(sample_rate_hz, **changes)).eval()
 
 
 @pytest.mark.parametrize("sample_rate_hz", FACTORS)
 def test_wave_is_exactly_as_long_as_its_frames(sample_rate_hz: int) -> None:
-    generator = new_generator(sample_rate_hz)
+    generator = build_generator(sample_rate_hz)
     assert generator.hop_samples == sample_rate_hz // 50
     for frames in (1, 2, 7):
         assert generator(torch.randn(2, frames, 6)).shape == (2, frames * sample_rate_hz // 50)
@@ -32,8 +32,8 @@ def test_wave_is_exactly_as_long_as_its_frames(sample_rate_hz: int) -> None:
 
 @pytest.mark.parametrize("sample_rate_hz", FACTORS)
 def test_chunks_with_a_halo_equal_the_whole(sample_rate_hz: int) -> None:
-    generator = new_generator(sample_rate_hz)
-    hop, halo = generator.hop_samples, generator.halo_frames
+    generator = build_generator(sample_rate_hz)
+    hop, halo = generator.hop_samples, generator.context_frames
     features = torch.randn(1, 40, 6)
     with torch.no_grad():
         whole, chunks = generator(features), []
@@ -46,7 +46,7 @@ def test_chunks_with_a_halo_equal_the_whole(sample_rate_hz: int) -> None:
 @pytest.mark.parametrize("sample_rate_hz", FACTORS)
 def test_halo_is_what_a_frame_sees(sample_rate_hz: int) -> None:
     # Positive weights and no bias: nothing cancels, so a gradient is zero only where nothing is seen.
-    generator = new_generator(sample_rate_hz).double().fold()
+    generator = build_generator(sample_rate_hz).double().remove_weight_norm()
     for parameter in generator.parameters():
         torch.nn.init.constant_(parameter, 0.01 if parameter.ndim > 1 else 0)
     middle, hop = 25, generator.hop_samples
@@ -54,35 +54,35 @@ def test_halo_is_what_a_frame_sees(sample_rate_hz: int) -> None:
     generator(features)[0, middle * hop : (middle + 1) * hop].sum().backward()
     assert features.grad is not None
     seen = features.grad[0].abs().sum(-1).nonzero().squeeze(1)
-    assert max(middle - seen.min().item(), seen.max().item() - middle) == generator.halo_frames
+    assert max(middle - seen.min().item(), seen.max().item() - middle) == generator.context_frames
 
 
 def test_hifigan_v1_sees_fifteen_frames_on_each_side() -> None:
     sizes = {"channels": 512, "kernels": [3, 7, 11], "dilations": [1, 3, 5], "dim": 768}
     with torch.device("meta"):
         generator = HifiGan(**numbers(22_050, **sizes))
-    assert generator.halo_frames == 15
+    assert generator.context_frames == 15
 
 
 def test_exported_weights_give_the_same_wave() -> None:
-    generator, features = new_generator(16_000), torch.randn(1, 5, 6)
+    generator, features = build_generator(16_000), torch.randn(1, 5, 6)
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     expected, exported = generator(features), generator.exported_state_dict()
     assert not [name for name in exported if "parametrizations" in name]
-    folded = exported_generator(exported, kind="hifigan", **numbers(16_000))
+    folded = load_exported_generator(exported, kind="hifigan", **numbers(16_000))
     assert torch.equal(folded(features), expected)
     assert {name: tuple(tensor.shape) for name, tensor in folded.state_dict().items()} == {
         name: tuple(tensor.shape) for name, tensor in exported.items()
     }
-    assert torch.equal(generator.fold()(features), expected)
+    assert torch.equal(generator.remove_weight_norm()(features), expected)
 
 
 def test_training_goes_on_from_exported_weights() -> None:
-    source, features = new_generator(16_000), torch.randn(1, 5, 6)
+    source, features = build_generator(16_000), torch.randn(1, 5, 6)
     generator = HifiGan(**numbers(16_000))
-    generator.load_exported(source.exported_state_dict())
+    generator.load_exported_state_dict(source.exported_state_dict())
     torch.testing.assert_close(generator(features), source(features), atol=1e-5, rtol=0)
     assert set(generator.state_dict()) == set(source.state_dict())
     generator(features).square().mean().backward()
@@ -90,7 +90,7 @@ def test_training_goes_on_from_exported_weights() -> None:
 
 
 def test_unfit_exported_weights_are_named_and_change_nothing() -> None:
-    generator = new_generator(16_000)
+    generator = build_generator(16_000)
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     exported = generator.exported_state_dict()
     short = {name: tensor * 2 for name, tensor in exported.items() if name != "last.bias"}
@@ -100,7 +100,7 @@ def test_unfit_exported_weights_are_named_and_change_nothing() -> None:
         ({**exported, "last.bias": torch.zeros(2)}, "last.bias is (2,); should be (1,)"),
     ):
         with pytest.raises(ValueError, match=re.escape(text)):
-            generator.load_exported(state)
+            generator.load_exported_state_dict(state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
 
 

@@ -98,7 +98,7 @@ def test_bf16_gives_nearly_the_same_features(family: str, folders: dict[str, Pat
     expected = encoder(new_waves(), frames)[:, :20]
     with torch.autocast("cpu", torch.bfloat16):
         found = encoder(new_waves(), frames, adapted=True)[:, :20].float()
-        encoder.hold_frozen_in(torch.bfloat16)
+        encoder.cast_frozen_weights(torch.bfloat16)
         held = encoder(new_waves(), frames, adapted=True)[:, :20].float()
     assert torch.equal(held, found)
     assert (found - expected).norm() < 0.05 * expected.norm()
@@ -108,9 +108,9 @@ def test_bf16_gives_nearly_the_same_features(family: str, folders: dict[str, Pat
 
 def test_full_rows_need_no_mask(folders: dict[str, Path]) -> None:
     encoder = load_encoder(folders["mini"], 1)
-    embedded = encoder.embed(new_waves(), torch.tensor([50, 50]))
+    embedded = encoder.extract_frames(new_waves(), torch.tensor([50, 50]))
     assert embedded.valid is None
-    partly = encoder.embed(new_waves(), torch.tensor([50, 20]))
+    partly = encoder.extract_frames(new_waves(), torch.tensor([50, 20]))
     assert partly.valid is not None
     assert partly.valid.sum(1).tolist() == [50, 20]
 
@@ -119,13 +119,13 @@ def test_full_rows_need_no_mask(folders: dict[str, Path]) -> None:
 def test_one_embedding_serves_both_passes(family: str, folders: dict[str, Path]) -> None:
     encoder = load_encoder(folders[family], 2)
     encoder.add_adapters(8)
-    embedded = encoder.embed(new_waves(), torch.tensor([50, 20]))
+    embedded = encoder.extract_frames(new_waves(), torch.tensor([50, 20]))
     before = embedded.hidden.clone()
-    frozen = encoder.contextualise(embedded, adapted=False)
+    frozen = encoder.encode_frames(embedded, adapted=False)
     assert torch.equal(embedded.hidden, before)
     assert not frozen.requires_grad
     with torch.no_grad():  # with gradients another attention kernel runs, and the last bits differ
-        assert torch.equal(encoder.contextualise(embedded, adapted=True), frozen)
+        assert torch.equal(encoder.encode_frames(embedded, adapted=True), frozen)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
-from miipher2.models.encoder.mini import new_mini_encoder
+from miipher2.models.encoder.mini import build_mini_encoder
 
 
 @pytest.fixture(scope="module", params=["mini", "hubert"])
@@ -16,7 +16,7 @@ def encoder_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "mini":
         sizes = {"hidden_dim": 16, "layers": 2, "heads": 2, "intermediate_dim": 32, "kernel": 5, "mels": 20}
-        new_mini_encoder(**sizes, mean=0.0, std=5.0, mirror=True).save_pretrained(folder)
+        build_mini_encoder(**sizes, mean=0.0, std=5.0, mirror=True).save_pretrained(folder)
     else:
         config = HubertConfig(
             hidden_size=16,

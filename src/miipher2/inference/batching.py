@@ -14,9 +14,9 @@ from miipher2.inference.front_end import PieceFrontEnd
 from miipher2.inference.hearing import Block
 from miipher2.inference.streaming import Chunk, Passage, Window
 from miipher2.inference.weights import Vocoder
-from miipher2.models.encoder.encoder import Embedded, SpeechEncoder
+from miipher2.models.encoder.encoder import EncoderFrames, SpeechEncoder
 from miipher2.models.encoder.logmel_frontend import HOP_SAMPLES
-from miipher2.models.vocoder.generator import Place
+from miipher2.models.vocoder.generator import ChunkPosition
 
 LONGEST_STEP = 64  # frames; chunks are filled up to a multiple of at most that
 BATCHES_AHEAD = 4  # so many batches of windows are sorted by length before they are made: less padding
@@ -64,7 +64,7 @@ class Networks:
             if min(frames) < longest:
                 valid = (torch.arange(longest) < torch.tensor(frames)[:, None]).to(self.device)
                 hidden = hidden.masked_fill(~valid[..., None], 0)
-            features = self.encoder.contextualise(Embedded(hidden, valid), adapted=True)
+            features = self.encoder.encode_frames(EncoderFrames(hidden, valid), adapted=True)
         return [row[:count] for row, count in zip(_to_numpy(features), frames, strict=True)]
 
     @torch.inference_mode()
@@ -89,7 +89,7 @@ class Networks:
         features = np.zeros((len(chunks), longest, chunks[0].features.shape[1]), np.float32)
         for row, chunk in zip(features, chunks, strict=True):
             row[: len(chunk.features)] = chunk.features
-        place = Place(
+        place = ChunkPosition(
             torch.tensor([chunk.start for chunk in chunks]).to(self.device),
             torch.tensor([chunk.cycles for chunk in chunks]).to(self.device),
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from miipher2.inference.front_end import BAND_EPSILON, WAVE_EPSILON
 from miipher2.inference.weights import Weights
-from miipher2.models.encoder.adapter import WithAdapter
+from miipher2.models.encoder.adapter import AdaptedBlock
 from miipher2.models.encoder.conv_frontend import WaveFrontEnd
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.logmel_frontend import HOP_SAMPLES, LogMelFrontEnd
@@ -35,8 +35,8 @@ class AdaptedEncoder(nn.Module):
         own = copy.deepcopy(encoder)  # whose adapters are heard for good
         self.encoder = own
         for block in own.modules():
-            if isinstance(block, WithAdapter):
-                block.active = True
+            if isinstance(block, AdaptedBlock):
+                block.is_active = True
 
     def forward(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch frame dim"]:
         """Return cleaned features."""
@@ -117,7 +117,7 @@ class MultipliedVocos(nn.Module):
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves."""
         spectrum = torch.cat(self.generator.spectrum(self.normaliser(features)), -1)
-        return self.generator.join(spectrum @ self.matrix)
+        return self.generator.overlap_add(spectrum @ self.matrix)
 
 
 def check_graphs(weights: Weights) -> None:

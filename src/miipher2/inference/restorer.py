@@ -89,7 +89,7 @@ class Restorer:
         chunk_frames = round(chunk_seconds * FRAMES_PER_SECOND)
         generator = self.vocoder.generator
         front_end = PieceFrontEnd(self.encoder, chunk_frames)
-        longest_chunk = chunk_frames + 2 * generator.halo_frames
+        longest_chunk = chunk_frames + 2 * generator.context_frames
         self._networks = Networks(
             self.encoder, front_end, self.vocoder, self.device, self.options.precision, longest_chunk
         )
@@ -97,7 +97,7 @@ class Restorer:
             self.options.grid(),
             self.sample_rate_hz,
             generator.hop_samples,
-            generator.halo_frames,
+            generator.context_frames,
             chunk_frames,
             self._networks.follow,
         )

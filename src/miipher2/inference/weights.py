@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.encoder.from_pretrained import load_encoder
-from miipher2.models.vocoder.generator import Generator, Place
-from miipher2.models.vocoder.registry import exported_generator
+from miipher2.models.vocoder.generator import ChunkPosition, Generator
+from miipher2.models.vocoder.registry import load_exported_generator
 
 
 class Vocoder(nn.Module):
@@ -30,13 +30,13 @@ class Vocoder(nn.Module):
         """Return waves of `generator.hop_samples` values for each frame."""
         return self.generator(self.normaliser(features))
 
-    def at(self, features: Float[Tensor, "batch frame dim"], place: Place) -> Float[Tensor, "batch time"]:
+    def at(self, features: Float[Tensor, "batch frame dim"], place: ChunkPosition) -> Float[Tensor, "batch time"]:
         """Return the waves of chunks of a recording."""
-        return self.generator.at(self.normaliser(features), place)
+        return self.generator.forward_chunk(self.normaliser(features), place)
 
     def follow(self, features: Float[Tensor, "frame dim"], cycles: float) -> float:
-        """Return `Place.cycles` at the last of some frames from that at the first."""
-        return self.generator.follow(self.normaliser(features[None])[0], cycles)
+        """Return `ChunkPosition.cycles` at the last of some frames from that at the first."""
+        return self.generator.advance_phase(self.normaliser(features[None])[0], cycles)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class WeightsFile:
     def generator(self, prefix: str, config: Path, numbers: Mapping[str, Any]) -> Generator:
         """Return the generator, folded; `numbers` are its arguments, as `config` has them."""
         try:
-            return exported_generator(self.tensors(prefix), **numbers)
+            return load_exported_generator(self.tensors(prefix), **numbers)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.path}: does not fit {config}: {error}") from error
 

@@ -1,1 +1,5 @@
-"""The networks: frozen encoder with adapters, vocoder, discriminators. They take plain numbers and know no config."""
+"""Networks: a frozen speech encoder with adapters, and vocoders. They take plain values and know no configuration.
+
+encoder     from 16 kHz waves to features
+vocoder     from features to waves
+"""

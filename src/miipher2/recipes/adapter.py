@@ -48,7 +48,7 @@ class AdapterRecipe:
         self.loss_weights: dict[str, Any] = loss_weights
         self.bf16 = precision == "bf16"
         if self.bf16:
-            encoder.hold_frozen_in(torch.bfloat16)
+            encoder.cast_frozen_weights(torch.bfloat16)
 
     @classmethod
     def from_config(cls, config: AdapterConfig, device: torch.device, root: Path) -> "AdapterRecipe":
@@ -125,11 +125,11 @@ class AdapterRecipe:
         both = torch.cat([batch[side].to(self.device, non_blocking=True) for side in ("clean", "degraded")])
         frames = batch["valid_frames"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            clean, degraded = self.encoder.embed(both, frames.repeat(2)).halves()
+            clean, degraded = self.encoder.extract_frames(both, frames.repeat(2)).halves()
             with torch.no_grad():
-                target = self.encoder.contextualise(clean, adapted=False)
-                plain = self.encoder.contextualise(degraded, adapted=False) if with_degraded else None
-            predicted = self.encoder.contextualise(degraded, adapted=True)
+                target = self.encoder.encode_frames(clean, adapted=False)
+                plain = self.encoder.encode_frames(degraded, adapted=False) if with_degraded else None
+            predicted = self.encoder.encode_frames(degraded, adapted=True)
         counts = frames.to(self.device, non_blocking=True)
         valid = torch.arange(target.shape[1], device=self.device) < counts[:, None]
         normalise = self.normaliser

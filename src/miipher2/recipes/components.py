@@ -99,4 +99,4 @@ def fit_normaliser(
         frames = batch["valid_frames"]
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             features = encoder(batch["clean"].to(device), frames, adapted=False).float()
-        normaliser.fit(features, (torch.arange(features.shape[1]) < frames[:, None]).to(device))
+        normaliser.update(features, (torch.arange(features.shape[1]) < frames[:, None]).to(device))

@@ -17,7 +17,7 @@ from transformers import Wav2Vec2BertModel
 
 from miipher2.config.schema import MaskedPredictionConfig, OptimConfig
 from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd, log_mel_front_end
-from miipher2.models.encoder.mini import new_mini_encoder
+from miipher2.models.encoder.mini import build_mini_encoder
 from miipher2.recipes.components import check_names, make_optimizer, named, under
 from miipher2.rng import stream
 from miipher2.training.optimizer import NetworkOptimizer
@@ -64,7 +64,9 @@ class MaskedPredictionRecipe:
         """Build the recipe that a stage's configuration describes."""
         numbers = asdict(config.model)
         units = numbers.pop("units")
-        model = new_mini_encoder(**numbers, mean=[0.0] * config.model.mels, std=[1.0] * config.model.mels, mirror=True)
+        model = build_mini_encoder(
+            **numbers, mean=[0.0] * config.model.mels, std=[1.0] * config.model.mels, mirror=True
+        )
         return cls(model, units, config.optim, loss=asdict(config.loss), seed=config.seed, device=device)
 
     def initialise(self, batches: Iterable[Batch]) -> None:

@@ -15,7 +15,7 @@ from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.vocoder.discriminators import Discriminators
 from miipher2.models.vocoder.generator import Generator
-from miipher2.models.vocoder.registry import new_generator
+from miipher2.models.vocoder.registry import build_generator
 from miipher2.recipes.components import (
     check_names,
     fit_normaliser,
@@ -84,7 +84,7 @@ class VocoderRecipe:
         self.encoder_input, self.loss_weights, self.segment_frames = encoder_input, loss_weights, segment_frames
         self.bf16 = precision == "bf16"
         if self.bf16:
-            encoder.hold_frozen_in(torch.bfloat16)
+            encoder.cast_frozen_weights(torch.bfloat16)
         self.device = next(generator.parameters()).device
         self.mel_distance = MelDistance(generator.sample_rate_hz).to(self.device)
         self.ema = None if ema_decay is None else ExponentialMovingAverage(generator, ema_decay)
@@ -95,7 +95,7 @@ class VocoderRecipe:
         model = config.model
         encoder = make_encoder(model, root)
         normaliser = FeatureNormaliser(encoder.dim)
-        generator = new_generator(dim=encoder.dim, sample_rate_hz=model.sample_rate_hz, **asdict(model.generator))
+        generator = build_generator(dim=encoder.dim, sample_rate_hz=model.sample_rate_hz, **asdict(model.generator))
         discriminators = Discriminators(**asdict(model.discriminator))
         init_digests = {}
         if (published := config.init_from.adapter) is not None:
@@ -103,7 +103,7 @@ class VocoderRecipe:
             encoder.load_adapter_state_dict(under("adapters.", weights))
         if (published := config.init_from.vocoder) is not None:
             weights, init_digests["vocoder"] = read_weights("init_from.vocoder", published, "final", root)
-            generator.load_exported(under("generator.", weights))
+            generator.load_exported_state_dict(under("generator.", weights))
             normaliser.load_state_dict(under("normaliser.", weights))
             discriminators.load_state_dict(read_weights("init_from.vocoder", published, "discriminators", root)[0])
         for module in (encoder, normaliser, generator, discriminators):

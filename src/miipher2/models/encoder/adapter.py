@@ -1,11 +1,11 @@
-"""The parallel adapter: what is trained beside a frozen feed-forward block."""
+"""Parallel adapters: the trained part beside a frozen feed-forward block."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class Adapter(nn.Module):
-    """A bottleneck that adds nothing until it is trained: its last layer starts at zero.
+    """A bottleneck whose output is 0 until it is trained, since its last layer starts at zero.
 
     Source: Karita et al. 2025, Miipher-2 (arXiv:2505.04457); He et al. 2022, parallel adapters (arXiv:2110.04366).
     """
@@ -20,20 +20,20 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame dim"]:
-        """Return what is added to the block's own output."""
+        """Return what is added to the block's output."""
         return self.up(self.activation(self.down(self.norm(hidden))))
 
 
-class WithAdapter(nn.Module):
-    """A block and the adapter beside it; `active` says whether the adapter is heard."""
+class AdaptedBlock(nn.Module):
+    """A block with an adapter beside it, which runs only while `is_active`."""
 
     def __init__(self, block: nn.Module, adapter: Adapter) -> None:
         super().__init__()
         self.block = block
         self.adapter = adapter
-        self.active = False
+        self.is_active = False
 
     def forward(self, hidden: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame dim"]:
         """Return the block's output, plus the adapter's while it is active."""
         output = self.block(hidden)
-        return output + self.adapter(hidden) if self.active else output
+        return output + self.adapter(hidden) if self.is_active else output

@@ -1,4 +1,4 @@
-"""Standardisation of encoder features, dimension by dimension, with stored statistics that travel with the weights."""
+"""Standardisation of encoder features, per dimension, with statistics that are stored with the weights."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -6,13 +6,12 @@ from torch import Tensor, nn
 
 
 class FeatureNormaliser(nn.Module):
-    """Shift and scale every feature dimension to mean 0 and deviation 1; unfitted it changes nothing.
+    """Shift and scale each feature dimension to mean 0 and deviation 1; without statistics it changes nothing.
 
-    Only `mean` and `std` are state: the sums behind them live as long as the object.
+    Only `mean` and `std` are state; the sums behind them live as long as the object.
     """
 
-    # A dimension that hardly moves would otherwise be blown up into noise.
-    SMALLEST_STD = 1e-4
+    MIN_STD = 1e-4  # a dimension that is almost constant would otherwise be amplified into noise
 
     mean: Tensor
     std: Tensor
@@ -33,8 +32,10 @@ class FeatureNormaliser(nn.Module):
         return (features - self.mean) / self.std
 
     @torch.no_grad()
-    def fit(self, features: Float[Tensor, "batch frame dim"], valid: Bool[Tensor, "batch frame"] | None = None) -> None:
-        """Take more features into the statistics: `mean` and `std` are those of all that was given so far."""
+    def update(
+        self, features: Float[Tensor, "batch frame dim"], valid: Bool[Tensor, "batch frame"] | None = None
+    ) -> None:
+        """Add valid frames to the statistics: `mean` and `std` are those of all frames so far."""
         rows = features.flatten(0, 1) if valid is None else features[valid]
         rows = rows.double()
         self._count += len(rows)
@@ -43,14 +44,14 @@ class FeatureNormaliser(nn.Module):
         mean = self._sum / self._count
         variance = (self._sum_squares / self._count - mean.square()).clamp_min(0)
         self.mean.copy_(mean)
-        self.std.copy_(variance.sqrt().clamp_min(self.SMALLEST_STD))
+        self.std.copy_(variance.sqrt().clamp_min(self.MIN_STD))
 
     @torch.no_grad()
-    def set_from(self, mean: Float[Tensor, " dim"], std: Float[Tensor, " dim"]) -> None:
-        """Take the statistics of another normaliser.
+    def set_statistics(self, mean: Float[Tensor, " dim"], std: Float[Tensor, " dim"]) -> None:
+        """Replace the statistics.
 
         Raises:
-            ValueError: a deviation is not positive, or the dimensions differ; nothing was changed.
+            ValueError: a deviation is not positive, or the dimensions differ; nothing is changed.
         """
         if mean.shape != self.mean.shape or std.shape != self.std.shape:
             raise ValueError(f"statistics of {len(mean)} and {len(std)} dimensions; should be {len(self.mean)}")

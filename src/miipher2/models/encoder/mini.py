@@ -1,4 +1,4 @@
-"""The embedded default's own encoder: a small w2v-BERT 2.0 form, made from numbers, without weights."""
+"""The embedded default's own encoder: a small w2v-BERT 2.0, without pretrained weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd
 
 
-def new_mini_encoder(
+def build_mini_encoder(
     *,
     hidden_dim: int,
     layers: int,
@@ -20,21 +20,21 @@ def new_mini_encoder(
     std: float | Sequence[float],
     mirror: bool,
 ) -> Wav2Vec2BertModel:
-    """Return an untrained encoder, drawn from the global generator, whose config carries its front end.
+    """Return an untrained encoder, initialised from the global generator, whose config describes its front end.
 
-    `save_pretrained` writes what `load_encoder` reads. It has no dropout, layerdrop or masking of its own, and no
-    mask embedding: pre-training masks the frames that `log_mel_front_end(model.config)` makes.
+    `save_pretrained` writes a folder that `load_encoder` reads. The encoder has no dropout, layerdrop, masking or mask
+    embedding: pre-training masks the front end's frames itself.
 
     Args:
         kernel: width of the conformer's causal convolution, in frames; odd.
-        mean, std: of the training speech's log-mel (`LogMelFrontEnd.log_mel`): one number, or one for each band.
+        mean, std: of the training speech's log-mel (`LogMelFrontEnd.log_mel`): one number, or one per band.
         mirror: feed [m, -m], so that the input LayerNorm does not erase the level.
     """
     front_end: dict[str, Any] = {
         "mels": mels,
         "normalise": "fixed",
-        "mean": _plain(mean),
-        "std": _plain(std),
+        "mean": _to_json(mean),
+        "std": _to_json(std),
         "mirror": mirror,
     }
     config = Wav2Vec2BertConfig(
@@ -54,6 +54,5 @@ def new_mini_encoder(
     return Wav2Vec2BertModel(config)
 
 
-def _plain(value: float | Sequence[float]) -> float | list[float]:
-    """Return what JSON can hold."""
+def _to_json(value: float | Sequence[float]) -> float | list[float]:
     return float(value) if isinstance(value, int | float) else [float(number) for number in value]

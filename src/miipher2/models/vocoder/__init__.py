@@ -1,1 +1,10 @@
-"""."""
+"""Vocoders: from encoder features to a wave, and the discriminators that they are trained against.
+
+generator       the base class: chunks, exported weights
+registry        generators by name
+hifigan         HiFi-GAN
+vocos           Vocos
+harmonic_vocos  Vocos with a harmonic source
+pitch           the pitch that a harmonic source is trained on
+discriminators  multi-period, multi-scale and multi-resolution
+"""

@@ -1,4 +1,4 @@
-"""The discriminators: each looks at a wave and returns its view, a score and the feature maps on the way to it."""
+"""The discriminators of a vocoder: each returns a score of a wave and the feature maps that lead to it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,22 +11,23 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 SLOPE = 0.1  # of every LeakyReLU, as in HiFi-GAN
 Norm = Callable[[nn.Module], nn.Module]
-View = tuple[Tensor, list[Tensor]]
+# A score and the feature maps that lead to it.
+Output = tuple[Tensor, list[Tensor]]
 
 
 class Discriminators(nn.Module):
-    """Period, scale and resolution discriminators, joined: one list of views.
+    """Multi-period, multi-scale and multi-resolution discriminators as one.
 
     Args:
-        periods: in samples; one period discriminator each.
+        periods: one discriminator each, in samples.
         scales: number of scale discriminators, each at half the rate of the one before.
-        resolutions: window lengths in samples; one spectrogram discriminator each.
+        resolutions: one discriminator each, window lengths in samples.
         channels: of the first layer, 32 in the papers; later layers have multiples of it.
-        max_channels: no layer has more; 1024 in the papers.
-        input_scale: multiplies the wave: at the level of quiet speech a discriminator stays at chance.
+        max_channels: the limit of any layer; 1024 in the papers.
+        input_scale: factor on the wave; at the level of quiet speech a discriminator does not learn.
 
     Raises:
-        ValueError: there is no discriminator at all.
+        ValueError: there is no discriminator.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class Discriminators(nn.Module):
         if resolutions:
             self.parts.append(MultiResolutionDiscriminator(resolutions, channels, max_channels))
 
-    def forward(self, wave: Float[Tensor, "batch time"]) -> list[View]:
-        """Return every discriminator's score and feature maps."""
+    def forward(self, wave: Float[Tensor, "batch time"]) -> list[Output]:
+        """Return the output of every discriminator."""
         wave = wave * self.input_scale
-        return [view for part in self.parts for view in part(wave)]
+        return [output for part in self.parts for output in part(wave)]
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """One discriminator for each period, each over the wave folded to rows of that many samples.
+    """One discriminator per period, on the wave folded into rows of that many samples.
 
     Source: Kong et al. 2020, HiFi-GAN (arXiv:2010.05646).
     """
@@ -74,17 +75,17 @@ class MultiPeriodDiscriminator(nn.Module):
             ]
             self.stacks.append(_Stack(layers, nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)), weight_norm))
 
-    def forward(self, wave: Float[Tensor, "batch time"]) -> list[View]:
-        """Return one view for each period."""
-        views = []
+    def forward(self, wave: Float[Tensor, "batch time"]) -> list[Output]:
+        """Return one output per period."""
+        outputs = []
         for period, stack in zip(self.periods, self.stacks, strict=True):
             padded = reflect_pad(wave, 0, -wave.shape[1] % period)
-            views.append(stack(padded.view(len(wave), 1, -1, period)))
-        return views
+            outputs.append(stack(padded.view(len(wave), 1, -1, period)))
+        return outputs
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """Discriminators over the wave and its averages, the first with spectral norm.
+    """Discriminators on the wave and its averages, the first with spectral norm.
 
     Source: Kumar et al. 2019, MelGAN (arXiv:1910.06711); as in HiFi-GAN.
     """
@@ -102,7 +103,7 @@ class MultiScaleDiscriminator(nn.Module):
                     kernel,
                     stride,
                     padding=kernel // 2,
-                    # Groups of fewer than 4 channels are slow and save nothing; at the papers' widths none is.
+                    # Groups of fewer than 4 channels are slow and save nothing; the papers' widths have none.
                     groups=math.gcd(groups, max(widths[i] // 4, 1), widths[i + 1]),
                 )
                 for i, (kernel, stride, groups) in enumerate(shapes)
@@ -110,17 +111,17 @@ class MultiScaleDiscriminator(nn.Module):
             norm: Norm = spectral_norm if scale == 0 else weight_norm
             self.stacks.append(_Stack(layers, nn.Conv1d(widths[-1], 1, 3, padding=1), norm))
 
-    def forward(self, wave: Float[Tensor, "batch time"]) -> list[View]:
-        """Return one view for each scale."""
-        views = []
+    def forward(self, wave: Float[Tensor, "batch time"]) -> list[Output]:
+        """Return one output per scale."""
+        outputs = []
         for scale, stack in enumerate(self.stacks):
             wave = F.avg_pool1d(wave[:, None], 4, 2, padding=2).squeeze(1) if scale else wave
-            views.append(stack(wave[:, None]))
-        return views
+            outputs.append(stack(wave[:, None]))
+        return outputs
 
 
 class MultiResolutionDiscriminator(nn.Module):
-    """One discriminator for each window length, over the magnitude spectrogram with a quarter of it as hop.
+    """One discriminator per window length, on the magnitude spectrogram with a hop of a quarter window.
 
     Source: Jang et al. 2021, UnivNet (arXiv:2106.07889).
     """
@@ -137,28 +138,28 @@ class MultiResolutionDiscriminator(nn.Module):
             layers += [nn.Conv2d(width, width, (3, 3), padding=1)]
             self.stacks.append(_Stack(layers, nn.Conv2d(width, 1, 3, padding=1), weight_norm))
 
-    def forward(self, wave: Float[Tensor, "batch time"]) -> list[View]:
-        """Return one view for each window length."""
-        views = []
+    def forward(self, wave: Float[Tensor, "batch time"]) -> list[Output]:
+        """Return one output per window length."""
+        outputs = []
         for index, (window_samples, stack) in enumerate(zip(self.resolutions, self.stacks, strict=True)):
             side = (window_samples - window_samples // 4) // 2
             with torch.autocast(wave.device.type, enabled=False):
-                # Unfolded, and not by torch.stft: the backward of its overlapping view adds by index on CUDA.
+                # Not torch.stft: the backward of its overlapping view adds by index on CUDA, in no fixed order.
                 frames = reflect_pad(wave.float(), side, side).unfold(-1, window_samples, window_samples // 4)
                 magnitude = torch.fft.rfft(frames * self.get_buffer(f"window_{index}")).abs()
-            views.append(stack(magnitude.transpose(1, 2)[:, None]))
-        return views
+            outputs.append(stack(magnitude.transpose(1, 2)[:, None]))
+        return outputs
 
 
 class _Stack(nn.Module):
-    """Convolutions with a LeakyReLU after each, and a last one that scores."""
+    """Convolutions with a LeakyReLU each, and a last one that gives the score."""
 
     def __init__(self, layers: Sequence[nn.Module], last: nn.Module, norm: Norm) -> None:
         super().__init__()
         self.layers = nn.ModuleList(norm(layer) for layer in layers)
         self.last = norm(last)
 
-    def forward(self, hidden: Tensor) -> View:
+    def forward(self, hidden: Tensor) -> Output:
         maps = []
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), SLOPE)
@@ -168,10 +169,10 @@ class _Stack(nn.Module):
 
 
 def reflect_pad(wave: Float[Tensor, "batch time"], left: int, right: int) -> Float[Tensor, "batch padded"]:
-    """Return what `F.pad(mode="reflect")` gives, whose backward is not deterministic on CUDA.
+    """Pad as `F.pad(mode="reflect")` does, whose backward is not deterministic on CUDA.
 
     Raises:
-        ValueError: the wave is too short to be reflected that far.
+        ValueError: the wave is not longer than its padding.
     """
     samples = wave.shape[1]
     if max(left, right) >= samples:

@@ -1,4 +1,4 @@
-"""What a generator is: 50 features a second in, a wave of any rate that is a multiple of 50 Hz out, of exact length."""
+"""The base class of vocoders: features at 50 frames per second in, a wave of exact length out. Knows no loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-FRAMES_PER_SECOND = 50
+from miipher2.config.schema_data import FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the first frame lies in its recording: what a chunk must know to go on from the one before.
+class ChunkPosition:
+    """Where each chunk of a batch starts in its recording, so that it continues the chunk before it.
 
     Args:
-        frame: its number.
-        cycles: how far the fundamental is in its cycle at the middle of that frame, from 0 to 1.
+        first_frame: frame number of the chunk's first frame.
+        phase_cycles: phase of the fundamental at the middle of that frame, in cycles from 0 to 1.
     """
 
-    frame: Int[Tensor, " batch"]
-    cycles: Float[Tensor, " batch"]
+    first_frame: Int[Tensor, " batch"]
+    phase_cycles: Float[Tensor, " batch"]
 
 
 class Generator(nn.Module):
-    """From features to a wave of `hop_samples` for each frame; its weights are exported without parametrizations.
+    """A vocoder that makes `hop_samples` samples from each frame.
 
     Raises:
-        ValueError: the sample rate is no multiple of 50 Hz.
+        ValueError: the sample rate is not a multiple of 50 Hz.
     """
 
     def __init__(self, sample_rate_hz: int) -> None:
@@ -43,38 +43,40 @@ class Generator(nn.Module):
         return self.sample_rate_hz // FRAMES_PER_SECOND
 
     @property
-    def halo_frames(self) -> int:
-        """Return how many frames on each side of a frame change its samples: what a chunk must bring with it."""
-        raise AssertionError(f"{type(self).__name__} does not say its halo")
+    def context_frames(self) -> int:
+        """Return how many neighbouring frames on each side affect a frame's samples."""
+        raise NotImplementedError
 
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
-        """Return waves of exactly `hop_samples` for each frame."""
-        raise AssertionError(f"{type(self).__name__} makes no wave")
+        """Return waves of `hop_samples` samples per frame."""
+        raise NotImplementedError
 
-    def at(self, features: Float[Tensor, "batch frame dim"], place: Place) -> Float[Tensor, "batch time"]:
-        """Return the waves of chunks that lie somewhere in a recording; most generators do not care where."""
+    def forward_chunk(
+        self, features: Float[Tensor, "batch frame dim"], position: ChunkPosition
+    ) -> Float[Tensor, "batch time"]:
+        """Return the waves of chunks that start at `position`, which most generators ignore."""
         return self(features)
 
-    def follow(self, features: Float[Tensor, "frame dim"], cycles: float) -> float:
-        """Return `Place.cycles` at the last of some frames from that at the first; 0 where there is no such thing."""
+    def advance_phase(self, features: Float[Tensor, "frame dim"], phase_cycles: float) -> float:
+        """Return the phase at the last frame, given that at the first; 0 for generators without a phase."""
         return 0.0
 
     def training_forward(
         self,
         features: Float[Tensor, "batch frame dim"],
-        wave: Float[Tensor, "batch time"],
-        first: Int[Tensor, " batch"],
+        target: Float[Tensor, "batch time"],
+        first_frame: Int[Tensor, " batch"],
     ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, ""] | None]:
-        """Return the waves made in training, and a loss of the generator's own where it has one.
+        """Return the waves of a training step, and an auxiliary loss where the generator has one.
 
         Args:
-            wave: what should have come out.
-            first: a number for each example, which chance in the generator may follow.
+            target: the clean waves.
+            first_frame: a number per example that selects its noise, as `ChunkPosition.first_frame` does.
         """
         return self(features), None
 
     def exported_state_dict(self) -> dict[str, Tensor]:
-        """Return plain weights with any weight norm folded in; the generator itself is left as it is."""
+        """Return plain weights, with weight norm folded in; the generator itself does not change."""
         state = {}
         for name, module in self.named_modules():
             if name.endswith("parametrizations") or ".parametrizations." in name:
@@ -85,17 +87,17 @@ class Generator(nn.Module):
         return state
 
     @torch.no_grad()
-    def load_exported(self, state: Mapping[str, Tensor]) -> None:
-        """Take exported weights and stay trainable: the norm of each weight becomes its weight norm's scale.
+    def load_exported_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load exported weights and stay trainable: each weight norm's scale becomes the norm of its weight.
 
         Raises:
-            ValueError: a tensor is missing, one too many, or of another shape; nothing was changed.
+            ValueError: a tensor is missing, unexpected, or has the wrong shape; nothing is changed.
         """
         expected = {name: tuple(tensor.shape) for name, tensor in self.exported_state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
-            found_shape, wanted = found.get(wrong[0], "missing"), expected.get(wrong[0], "absent")
-            raise ValueError(f"{wrong[0]} is {found_shape}; should be {wanted} ({len(wrong)} tensors differ)")
+        actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if wrong := sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name)):
+            shape, expected_shape = actual.get(wrong[0], "missing"), expected.get(wrong[0], "absent")
+            raise ValueError(f"{wrong[0]} is {shape}; should be {expected_shape} ({len(wrong)} tensors differ)")
         device = next(self.parameters()).device
         for name, tensor in state.items():
             owner, _, part = name.rpartition(".")
@@ -105,8 +107,8 @@ class Generator(nn.Module):
             else:
                 module.get_parameter(part).copy_(tensor)
 
-    def fold(self) -> "Generator":
-        """Replace any weight norm by plain weights, in place: faster to run, no longer what was trained."""
+    def remove_weight_norm(self) -> "Generator":
+        """Replace weight norm by plain weights, in place: faster, but no longer the trained parametrization."""
         for module in list(self.modules()):
             if is_parametrized(module, "weight"):
                 remove_parametrizations(module, "weight")

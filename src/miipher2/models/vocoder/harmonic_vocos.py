@@ -1,201 +1,188 @@
-"""A harmonic Vocos: pulses at the pitch and noise, each through a filter that ConvNeXt blocks make of the features."""
+"""A harmonic Vocos: pulses at the pitch and noise, each through filters that ConvNeXt blocks make of the features."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from miipher2.models.vocoder.generator import FRAMES_PER_SECOND, Generator, Place
-from miipher2.models.vocoder.pitch import HIGHEST_HZ, LOWEST_HZ, pitch_of
-from miipher2.models.vocoder.vocos import KERNEL, ConvNextBlock, overlap_add
+from miipher2.config.schema_data import FRAMES_PER_SECOND
+from miipher2.models.vocoder.generator import ChunkPosition
+from miipher2.models.vocoder.pitch import MAX_PITCH_HZ, MIN_PITCH_HZ, estimate_pitch
+from miipher2.models.vocoder.vocos import ConvNextGenerator, windowed_overlap_add
 
-STEPS = 2  # filters in a frame: one every 10 ms
-WINDOW_STEPS = 4  # the filters' windows are so many steps long
+STEPS = 2  # filters per frame: one every 10 ms
+WINDOW_STEPS = 4  # length of the filters' windows
 PITCH_BINS = 96  # about 38 cents each
-NOISE_FRAMES = 1499  # half a minute; then the noise comes round again
-HIGHEST_GAIN = 5.0  # logarithm: keeps the exponential from running away
-HIGHEST_HARMONIC = 0.95  # of half the sample rate
+NOISE_FRAMES = 1499  # half a minute; then the noise repeats
+MAX_LOG_GAIN = 5.0  # keeps the exponential from exploding
+MAX_HARMONIC = 0.95  # highest harmonic, relative to half the sample rate
 
 
 @dataclass(frozen=True)
 class Pitch:
-    """What a frame's pulses follow: their frequency, and whether they start anew, since nothing voiced is heard."""
+    """The fundamental frequency of each frame, and whether it is voiced; unvoiced frames reset the phase."""
 
     frequency_hz: Float[Tensor, "*batch frame"]
     is_voiced: Bool[Tensor, "*batch frame"]
 
 
-class HarmonicVocos(Generator):
-    """Pitch and timbre apart: pulses keep harmonics that a small network would have to learn to draw.
+class HarmonicVocos(ConvNextGenerator):
+    """A Vocos with a harmonic source: pulses supply the harmonics that a small network would have to learn.
 
-    The pitch is a frame's own (a perceptron on its features, taught by `pitch_of`), so that a recording's phase can be
-    followed without making its sound, and chunks can be made in any order.
+    Each frame's pitch is predicted from its own features (by a perceptron trained on `estimate_pitch`). So the phase of
+    a recording can be tracked without synthesising it, and chunks can be synthesised in any order.
 
     Args:
-        dim: size of a feature.
-        sample_rate_hz: of the wave; a multiple of 100.
-        channels: between the blocks.
-        hidden_channels: within a block.
-        blocks: number of ConvNeXt blocks.
+        sample_rate_hz: a multiple of 100. The other arguments are those of `ConvNextGenerator`.
 
     Raises:
-        ValueError: the sample rate is no multiple of 100 Hz.
+        ValueError: the sample rate is not a multiple of 100 Hz.
 
     Source: the blocks and the inverse Fourier transform of Siuzdak 2023, Vocos (arXiv:2306.00814); pulses and noise
-    through filters as Wang et al. 2019, neural source-filter (arXiv:1904.12088), and Engel et al. 2020, DDSP
+    through filters as in Wang et al. 2019, neural source-filter (arXiv:1904.12088), and Engel et al. 2020, DDSP
     (arXiv:2001.04643).
     """
 
     window: Tensor
     noise: Tensor
-    pitches_hz: Tensor
+    pitch_bins_hz: Tensor
 
     def __init__(self, dim: int, sample_rate_hz: int, channels: int, hidden_channels: int, blocks: int) -> None:
-        super().__init__(sample_rate_hz)
+        super().__init__(dim, sample_rate_hz, channels, hidden_channels, blocks)
         if sample_rate_hz % (FRAMES_PER_SECOND * STEPS):
             raise ValueError(f"sample_rate_hz={sample_rate_hz}; should be a multiple of 100, for two filters a frame")
         self.step_samples = self.hop_samples // STEPS
         self.window_samples = WINDOW_STEPS * self.step_samples
         self.bins = self.window_samples // 2 + 1
-        self.first = nn.Conv1d(dim, channels, KERNEL, padding=KERNEL // 2)
-        self.first_norm = nn.LayerNorm(channels, eps=1e-6)
-        self.blocks = nn.ModuleList(ConvNextBlock(channels, hidden_channels, 1 / blocks) for _ in range(blocks))
-        self.last_norm = nn.LayerNorm(channels, eps=1e-6)
         self.last = nn.Linear(channels, STEPS * 3 * self.bins)
         self.pitch_hidden = nn.Linear(dim, channels)
         self.pitch_last = nn.Linear(channels, PITCH_BINS + 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv1d | nn.Linear):
-                assert module.bias is not None
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.init_weights()
         self.register_buffer("window", torch.hann_window(self.window_samples), persistent=False)
         noise = torch.randn(NOISE_FRAMES * self.hop_samples, generator=torch.Generator().manual_seed(0))
         self.register_buffer("noise", noise.view(NOISE_FRAMES, self.hop_samples), persistent=False)
-        octaves = torch.linspace(math.log2(LOWEST_HZ), math.log2(HIGHEST_HZ), PITCH_BINS)
-        self.register_buffer("pitches_hz", 2**octaves, persistent=False)
+        octaves = torch.linspace(math.log2(MIN_PITCH_HZ), math.log2(MAX_PITCH_HZ), PITCH_BINS)
+        self.register_buffer("pitch_bins_hz", 2**octaves, persistent=False)
 
     @property
-    def halo_frames(self) -> int:
-        """Return how many frames on each side of a frame change its samples: what a chunk must bring with it."""
-        return KERNEL // 2 * (1 + len(self.blocks)) + 2
+    def context_frames(self) -> int:
+        """Return how many neighbouring frames on each side affect a frame's samples."""
+        return self.backbone_context_frames + 2
 
     def forward(
-        self, features: Float[Tensor, "batch frame dim"], place: Place | None = None, pitch: Pitch | None = None
+        self,
+        features: Float[Tensor, "batch frame dim"],
+        position: ChunkPosition | None = None,
+        pitch: Pitch | None = None,
     ) -> Float[Tensor, "batch time"]:
-        """Return waves of exactly `hop_samples` for each frame.
+        """Return waves of `hop_samples` samples per frame.
 
         Args:
-            place: of the first frame; None: a recording's beginning.
-            pitch: to be used instead of the features' own, in training.
+            position: of the first frame; None: the start of a recording.
+            pitch: replaces the predicted pitch, in training.
         """
-        hidden = self.first_norm(self.first(features.transpose(1, 2)).transpose(1, 2))
-        for block in self.blocks:
-            hidden = block(hidden)
+        hidden = self.backbone(features)
         batch, frames = features.shape[:2]
-        if place is None:
+        if position is None:
             zeros = torch.zeros(batch, device=features.device)
-            place = Place(zeros.long(), zeros)
-        # In float32 under autocast too: a phase of bfloat16 would be off by degrees.
+            position = ChunkPosition(zeros.long(), zeros)
+        # In float32 under autocast too: a bfloat16 phase would be off by degrees.
         with torch.autocast(features.device.type, enabled=False):
-            pitch = pitch or self.pitch(features)
-            numbers = self.last(self.last_norm(hidden.to(self.last.weight.dtype))).float()
-            voiced_gain, noise_gain, delay = numbers.view(batch, frames * STEPS, 3, self.bins).unbind(2)
-            gains = (voiced_gain, noise_gain)
-            voiced, noisy = (gain.clamp_max(HIGHEST_GAIN).exp() for gain in gains)
-            pulses = self._spectra(self._pulses(pitch, place.cycles))
-            noise = self._spectra(self._noise(place.frame, frames))
-            spectra = pulses * torch.polar(voiced, delay) + noise * noisy
-            pieces = torch.fft.irfft(spectra, n=self.window_samples) * self.window
-            weights = self.window.square().expand(1, pieces.shape[1], -1)
-            left = (self.window_samples - self.step_samples) // 2
-            kept = slice(left, left + frames * self.hop_samples)
-            step = self.step_samples
-            return overlap_add(pieces, step)[:, kept] / overlap_add(weights, step)[:, kept]
+            pitch = pitch or self.predict_pitch(features)
+            filters = self.last(self.last_norm(hidden.to(self.last.weight.dtype))).float()
+            pulse_gain, noise_gain, phase = filters.view(batch, frames * STEPS, 3, self.bins).unbind(2)
+            pulse_gain, noise_gain = (gain.clamp_max(MAX_LOG_GAIN).exp() for gain in (pulse_gain, noise_gain))
+            pulses = self._stft(self._pulses(pitch, position.phase_cycles))
+            noise = self._stft(self._noise(position.first_frame, frames))
+            spectra = pulses * torch.polar(pulse_gain, phase) + noise * noise_gain
+            segments = torch.fft.irfft(spectra, n=self.window_samples)
+            return windowed_overlap_add(segments, self.window, self.step_samples)
 
-    def at(self, features: Float[Tensor, "batch frame dim"], place: Place) -> Float[Tensor, "batch time"]:
-        """Return the waves of chunks, pulses and noise going on from the chunks before."""
-        return self(features, place)
+    def forward_chunk(
+        self, features: Float[Tensor, "batch frame dim"], position: ChunkPosition
+    ) -> Float[Tensor, "batch time"]:
+        """Return the waves of chunks, whose pulses and noise continue those of the chunks before."""
+        return self(features, position)
 
-    def follow(self, features: Float[Tensor, "frame dim"], cycles: float) -> float:
-        """Return how far the fundamental is in its cycle at the last of some frames, from that at the first."""
-        start = torch.tensor([cycles], dtype=torch.float64, device=features.device)
-        return float(_cycles(self.pitch(features), start)[-1])
+    def advance_phase(self, features: Float[Tensor, "frame dim"], phase_cycles: float) -> float:
+        """Return the phase of the fundamental at the last frame, given that at the first."""
+        start = torch.tensor([phase_cycles], dtype=torch.float64, device=features.device)
+        return float(frame_phases(self.predict_pitch(features), start)[-1])
 
     def training_forward(
         self,
         features: Float[Tensor, "batch frame dim"],
-        wave: Float[Tensor, "batch time"],
-        first: Int[Tensor, " batch"],
+        target: Float[Tensor, "batch time"],
+        first_frame: Int[Tensor, " batch"],
     ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, ""]]:
-        """Return the waves made at the true pitch, and what the features' own pitch has wrong of it."""
-        pitch = Pitch(*pitch_of(wave, self.sample_rate_hz))
-        place = Place(first, torch.zeros_like(first, dtype=torch.float32))
-        return self(features, place, pitch), self.pitch_loss(features, pitch)
+        """Return the waves at the target's pitch, and the loss of the predicted pitch."""
+        pitch = Pitch(*estimate_pitch(target, self.sample_rate_hz))
+        position = ChunkPosition(first_frame, torch.zeros_like(first_frame, dtype=torch.float32))
+        return self(features, position, pitch), self.pitch_loss(features, pitch)
 
-    def pitch(self, features: Float[Tensor, "*batch frame dim"]) -> Pitch:
-        """Return the pitch that the features tell, each frame for itself."""
-        with torch.no_grad():
-            scores = self._pitch_scores(features)
-            likely, at = scores[..., :-1].max(-1, keepdim=True)
-            places = torch.arange(PITCH_BINS, device=features.device)
-            # In float64: an octave's rounding in float32 is a phase's of a thousandth of a cycle after some seconds.
-            near = torch.where((places - at).abs() <= 4, (scores[..., :-1] - likely).double().exp(), 0)
-            octaves = (near * self.pitches_hz.double().log2()).sum(-1) / near.sum(-1)
-            return Pitch((2**octaves).float(), scores[..., -1] > 0)
+    @torch.no_grad()
+    def predict_pitch(self, features: Float[Tensor, "*batch frame dim"]) -> Pitch:
+        """Return the pitch predicted from the features, frame by frame."""
+        logits = self._pitch_logits(features)
+        peak, peak_bin = logits[..., :-1].max(-1, keepdim=True)
+        bins = torch.arange(PITCH_BINS, device=features.device)
+        # In float64: float32 rounding of an octave grows to a thousandth of a cycle of phase after some seconds.
+        weights = torch.where((bins - peak_bin).abs() <= 4, (logits[..., :-1] - peak).double().exp(), 0)
+        octaves = (weights * self.pitch_bins_hz.double().log2()).sum(-1) / weights.sum(-1)
+        return Pitch((2**octaves).float(), logits[..., -1] > 0)
 
     def pitch_loss(self, features: Float[Tensor, "batch frame dim"], pitch: Pitch) -> Float[Tensor, ""]:
-        """Return the cross-entropy of the features' pitch and voicing against the true ones."""
-        scores = self._pitch_scores(features)
-        distance = (self.pitches_hz.log2() - pitch.frequency_hz.log2()[..., None]) * (PITCH_BINS - 1)
-        distance = distance / math.log2(HIGHEST_HZ / LOWEST_HZ)
+        """Return the cross-entropy of the predicted pitch and voicing."""
+        logits = self._pitch_logits(features)
+        distance = (self.pitch_bins_hz.log2() - pitch.frequency_hz.log2()[..., None]) * (PITCH_BINS - 1)
+        distance = distance / math.log2(MAX_PITCH_HZ / MIN_PITCH_HZ)
         target = (-0.5 * distance.square()).softmax(-1)
-        wrong = -(target * scores[..., :-1].log_softmax(-1)).sum(-1)
+        cross_entropy = -(target * logits[..., :-1].log_softmax(-1)).sum(-1)
         is_voiced = pitch.is_voiced.float()
-        frequency = (wrong * is_voiced).sum() / is_voiced.sum().clamp_min(1)
-        return frequency + F.binary_cross_entropy_with_logits(scores[..., -1], is_voiced)
+        frequency_loss = (cross_entropy * is_voiced).sum() / is_voiced.sum().clamp_min(1)
+        return frequency_loss + F.binary_cross_entropy_with_logits(logits[..., -1], is_voiced)
 
-    def _pitch_scores(self, features: Float[Tensor, "*batch frame dim"]) -> Float[Tensor, "*batch frame score"]:
+    def _pitch_logits(self, features: Float[Tensor, "*batch frame dim"]) -> Float[Tensor, "*batch frame logit"]:
         return self.pitch_last(F.gelu(self.pitch_hidden(features.to(self.pitch_hidden.weight.dtype)))).float()
 
-    def _pulses(self, pitch: Pitch, cycles: Float[Tensor, " batch"]) -> Float[Tensor, "batch time"]:
+    def _pulses(self, pitch: Pitch, phase_cycles: Float[Tensor, " batch"]) -> Float[Tensor, "batch time"]:
         """Return band-limited pulses of the same power at any pitch."""
-        middle = _cycles(pitch, cycles[:, None].double())
+        middle = frame_phases(pitch, phase_cycles[:, None].double())
         hop, frequency = self.hop_samples, pitch.frequency_hz
-        # From the middle of each frame to that of the next, the pitch changes evenly; the ends go on as they are.
-        after = torch.cat([frequency[:, 1:], frequency[:, -1:]], 1)
+        # The pitch is linear from the middle of a frame to that of the next, and constant beyond the first and last.
+        following = torch.cat([frequency[:, 1:], frequency[:, -1:]], 1)
         times = (torch.arange(hop, device=frequency.device) + 0.5) / self.sample_rate_hz
-        slope = ((after - frequency) * FRAMES_PER_SECOND)[..., None] / 2
+        slope = ((following - frequency) * FRAMES_PER_SECOND)[..., None] / 2
         phase = middle[..., None] + (frequency[..., None] * times + slope * times.square()).double()
         lead = middle[:, :1] - frequency[:, :1].double() * times[: hop // 2].flip(0).double()
         phase = torch.cat([lead, phase.flatten(1)], 1)[:, : frequency.shape[1] * hop]
-        phase = (phase - phase.round()).float()  # of a cycle, from -1/2 to 1/2
+        phase = (phase - phase.round()).float()  # in cycles, from -1/2 to 1/2
         sample_hz = frequency.repeat_interleave(hop, 1)
-        harmonics = (HIGHEST_HARMONIC * self.sample_rate_hz / 2 / sample_hz).floor()
-        below = torch.sin(math.pi * phase)
-        is_peak = below.abs() < 1e-4
-        sums = torch.sin((2 * harmonics + 1) * math.pi * phase) / below.masked_fill(is_peak, 1)
+        harmonics = (MAX_HARMONIC * self.sample_rate_hz / 2 / sample_hz).floor()
+        denominator = torch.sin(math.pi * phase)
+        is_peak = denominator.abs() < 1e-4
+        sums = torch.sin((2 * harmonics + 1) * math.pi * phase) / denominator.masked_fill(is_peak, 1)
         return (torch.where(is_peak, 2 * harmonics + 1, sums) - 1) / (2 * harmonics).sqrt()
 
-    def _noise(self, first: Int[Tensor, " batch"], frames: int) -> Float[Tensor, "batch time"]:
-        places = first[:, None] + torch.arange(frames, device=first.device)
-        return self.noise[places.remainder(NOISE_FRAMES)].flatten(1)
+    def _noise(self, first_frame: Int[Tensor, " batch"], frames: int) -> Float[Tensor, "batch time"]:
+        numbers = first_frame[:, None] + torch.arange(frames, device=first_frame.device)
+        return self.noise[numbers.remainder(NOISE_FRAMES)].flatten(1)
 
-    def _spectra(self, source: Float[Tensor, "batch time"]) -> Tensor:
+    def _stft(self, source: Float[Tensor, "batch time"]) -> Complex[Tensor, "batch step bin"]:
         side = (self.window_samples - self.step_samples) // 2
-        pieces = F.pad(source, (side, side)).unfold(-1, self.window_samples, self.step_samples)
-        return torch.fft.rfft(pieces * self.window)
+        segments = F.pad(source, (side, side)).unfold(-1, self.window_samples, self.step_samples)
+        return torch.fft.rfft(segments * self.window)
 
 
-def _cycles(pitch: Pitch, start: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch frame"]:
-    """Return the place in the cycle at the middle of each frame: pulses start anew wherever nothing is voiced."""
+def frame_phases(pitch: Pitch, start_cycles: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch frame"]:
+    """Return the phase at the middle of each frame, in cycles; it is 0 wherever the frame is unvoiced."""
     frequency = pitch.frequency_hz.double()
     advances = (frequency[..., 1:] + frequency[..., :-1]) / (2 * FRAMES_PER_SECOND)
     total = F.pad(advances.cumsum(-1), (1, 0))
-    places = torch.arange(total.shape[-1], device=total.device)
-    anew = torch.where(pitch.is_voiced, -1, places).cummax(-1).values
-    since = total - total.gather(-1, anew.clamp_min(0))
-    return torch.where(anew < 0, total + start, since).remainder(1)
+    numbers = torch.arange(total.shape[-1], device=total.device)
+    last_reset = torch.where(pitch.is_voiced, -1, numbers).cummax(-1).values
+    since_reset = total - total.gather(-1, last_reset.clamp_min(0))
+    return torch.where(last_reset < 0, total + start_cycles, since_reset).remainder(1)

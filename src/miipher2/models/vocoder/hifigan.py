@@ -1,7 +1,12 @@
-"""HiFi-GAN's generator: transposed convolutions up from 50 features a second to a wave."""
+"""HiFi-GAN's generator: transposed convolutions from 50 frames per second up to the wave.
+
+Convolutions over time run as convolutions over images of one row, whose memory layout can be chosen: on a CPU, those
+without a gradient are two to four times as fast with channels last, since oneDNN then copies nothing.
+"""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from miipher2.models.vocoder.generator import FRAMES_PER_SECOND, Generator
-from miipher2.models.vocoder.rows import convolve, convolve_up, to_row
+from miipher2.config.schema_data import FRAMES_PER_SECOND
+from miipher2.models.vocoder.generator import Generator
 
 SLOPE = 0.1  # of every LeakyReLU but the last, as in HiFi-GAN
 LAST_SLOPE = 0.01
@@ -23,9 +28,9 @@ class HifiGan(Generator):
     Args:
         dim: size of a feature.
         sample_rate_hz: of the wave.
-        channels: after the first convolution; halved by every up-sampling.
+        channels: after the first convolution; halved by every upsampling.
         upsample_factors: their product is the number of samples in a frame.
-        kernels: one residual block for each, after every up-sampling; odd.
+        kernels: of the residual blocks after every upsampling, one each; odd.
         dilations: of the convolutions in each block.
 
     Raises:
@@ -45,7 +50,7 @@ class HifiGan(Generator):
         dilations: Sequence[int],
     ) -> None:
         super().__init__(sample_rate_hz)
-        _check(sample_rate_hz, channels, upsample_factors, kernels)
+        _check_arguments(sample_rate_hz, channels, upsample_factors, kernels)
         self.upsample_factors = tuple(upsample_factors)
         self.kernels, self.dilations = tuple(kernels), tuple(dilations)
         self.first = weight_norm(nn.Conv1d(dim, channels, EDGE_KERNEL, padding=EDGE_KERNEL // 2))
@@ -61,37 +66,37 @@ class HifiGan(Generator):
         self.last = weight_norm(nn.Conv1d(channels, 1, EDGE_KERNEL, padding=EDGE_KERNEL // 2))
 
     @property
-    def halo_frames(self) -> int:
-        """Return how many frames on each side of a frame change its samples: what a chunk must bring with it."""
+    def context_frames(self) -> int:
+        """Return how many neighbouring frames on each side affect a frame's samples."""
         low, high = -(EDGE_KERNEL // 2), self.hop_samples - 1 + EDGE_KERNEL // 2
         block = max(sum(kernel // 2 * (dilation + 1) for dilation in self.dilations) for kernel in self.kernels)
         for factor in reversed(self.upsample_factors):
             kernel, padding = _upsample_shape(factor)
-            # Output n of a transposed convolution is made of inputs i with 0 <= n + padding - i * factor < kernel.
+            # Output n of a transposed convolution depends on inputs i with 0 <= n + padding - i * factor < kernel.
             low = -((kernel - 1 - padding - (low - block)) // factor)
             high = (high + block + padding) // factor
         return max(EDGE_KERNEL // 2 - low, high + EDGE_KERNEL // 2)
 
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
-        """Return waves in [-1, 1] of exactly `hop_samples` for each frame."""
-        hidden = convolve(self.first, to_row(features.transpose(1, 2)))
+        """Return waves in [-1, 1] of `hop_samples` samples per frame."""
+        hidden = _convolve(self.first, _as_row(features.transpose(1, 2)))
         for upsample, blocks in zip(self.upsamples, self.blocks, strict=True):
-            hidden = blocks(convolve_up(upsample, F.leaky_relu(hidden, SLOPE)))
-        # In float32 under autocast too: bfloat16 would leave 8 bits of each value of the wave.
+            hidden = blocks(_convolve_transposed(upsample, F.leaky_relu(hidden, SLOPE)))
+        # In float32 under autocast too: bfloat16 would leave 8 bits of each sample.
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = F.leaky_relu(hidden.to(self.last.weight.dtype), LAST_SLOPE)
-            return torch.tanh(convolve(self.last, hidden)).flatten(1)
+            return torch.tanh(_convolve(self.last, hidden)).flatten(1)
 
 
 class ResidualBlocks(nn.Module):
-    """The mean of one residual block for each kernel (HiFi-GAN's multi-receptive-field fusion)."""
+    """The mean of one residual block per kernel: HiFi-GAN's multi-receptive field fusion."""
 
     def __init__(self, channels: int, kernels: Sequence[int], dilations: Sequence[int]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, dilations) for kernel in kernels)
 
     def forward(self, hidden: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel 1 time"]:
-        """Return as many values as came in."""
+        """Return the mean of the blocks' outputs."""
         total = self.blocks[0](hidden)
         for block in self.blocks[1:]:
             total = total + block(hidden)
@@ -99,7 +104,7 @@ class ResidualBlocks(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """For each dilation a dilated and a plain convolution, added to what came in."""
+    """For each dilation, a dilated and a plain convolution with a skip connection."""
 
     def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
         super().__init__()
@@ -112,19 +117,40 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, hidden: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel 1 time"]:
-        """Return as many values as came in."""
+        """Return the input plus what the convolutions add."""
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
-            between = F.leaky_relu(convolve(dilated, F.leaky_relu(hidden, SLOPE)), SLOPE)
-            hidden = hidden + convolve(plain, between)
+            residual = F.leaky_relu(_convolve(dilated, F.leaky_relu(hidden, SLOPE)), SLOPE)
+            hidden = hidden + _convolve(plain, residual)
         return hidden
 
 
+def _as_row(hidden: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel 1 time"]:
+    """Return an image of one row, in the fast layout where it helps; later layers keep it."""
+    is_fast = hidden.device.type == "cpu" and not torch.is_grad_enabled()
+    return hidden[:, :, None].contiguous(memory_format=torch.channels_last if is_fast else torch.contiguous_format)
+
+
+def _convolve(conv: Any, row: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel_out 1 time_out"]:
+    """Apply an `nn.Conv1d` to an image of one row."""
+    shape = {"stride": (1, *conv.stride), "padding": (0, *conv.padding), "dilation": (1, *conv.dilation)}
+    return F.conv2d(row, conv.weight[:, :, None], conv.bias, groups=conv.groups, **shape)
+
+
+def _convolve_transposed(
+    conv: Any, row: Float[Tensor, "batch channel 1 time"]
+) -> Float[Tensor, "batch channel_out 1 time_out"]:
+    """Apply an `nn.ConvTranspose1d` to an image of one row."""
+    return F.conv_transpose2d(row, conv.weight[:, :, None], conv.bias, (1, *conv.stride), (0, *conv.padding))
+
+
 def _upsample_shape(factor: int) -> tuple[int, int]:
-    """Return kernel and padding of a transposed convolution that gives exactly `factor` values for one."""
+    """Return kernel and padding of a transposed convolution that gives exactly `factor` outputs per input."""
     return (2 * factor, factor // 2) if factor % 2 == 0 else (2 * factor + 1, (factor + 1) // 2)
 
 
-def _check(sample_rate_hz: int, channels: int, upsample_factors: Sequence[int], kernels: Sequence[int]) -> None:
+def _check_arguments(
+    sample_rate_hz: int, channels: int, upsample_factors: Sequence[int], kernels: Sequence[int]
+) -> None:
     hop_samples = sample_rate_hz // FRAMES_PER_SECOND
     if (product := math.prod(upsample_factors)) != hop_samples:
         raise ValueError(
@@ -137,4 +163,4 @@ def _check(sample_rate_hz: int, channels: int, upsample_factors: Sequence[int], 
             f"should be a multiple of {2 ** len(upsample_factors)}"
         )
     if even := [kernel for kernel in kernels if kernel % 2 == 0]:
-        raise ValueError(f"kernels={list(kernels)}: {even[0]} should be odd, or the length drifts")
+        raise ValueError(f"kernels={list(kernels)}: {even[0]} should be odd, or the output changes length")

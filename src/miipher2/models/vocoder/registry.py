@@ -1,4 +1,4 @@
-"""The generators that there are, by the name that a configuration gives them."""
+"""The generators by the name that `model.generator.kind` gives them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +13,23 @@ from miipher2.models.vocoder.vocos import Vocos
 GENERATORS: dict[str, type[Generator]] = {"hifigan": HifiGan, "vocos": Vocos, "harmonic_vocos": HarmonicVocos}
 
 
-def new_generator(*, kind: str, **numbers: Any) -> Generator:
-    """Return an untrained generator, drawn from the global generator; `numbers` are its class's arguments.
+def build_generator(*, kind: str, **arguments: Any) -> Generator:
+    """Return an untrained generator, initialised from the global generator.
+
+    Args:
+        kind: a key of `GENERATORS`.
+        arguments: of its class.
 
     Raises:
-        ValueError: no generator has that name, or the numbers do not fit together.
+        ValueError: no generator has that name, or its arguments do not fit together.
     """
     if kind not in GENERATORS:
         raise ValueError(f"model.generator.kind={kind}: should be one of {', '.join(GENERATORS)}")
-    return GENERATORS[kind](**numbers)
+    return GENERATORS[kind](**arguments)
 
 
-def exported_generator(state: Mapping[str, Tensor], **numbers: Any) -> Generator:
-    """Return a folded generator in eval with exported weights; `numbers` as for `new_generator`."""
-    generator = new_generator(**numbers).fold()
-    generator.load_exported(state)
+def load_exported_generator(state: Mapping[str, Tensor], **arguments: Any) -> Generator:
+    """Return a generator with exported weights, for inference; `arguments` are those of `build_generator`."""
+    generator = build_generator(**arguments).remove_weight_norm()
+    generator.load_exported_state_dict(state)
     return generator.eval()
