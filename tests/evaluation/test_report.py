@@ -11,12 +11,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-from miipher2.audio.spectrogram import COLOURS, SPECTROGRAM_SIZE, spectrogram
 from miipher2.evaluation.bootstrap import Bootstrap
 from miipher2.evaluation.evaluate import Evaluation, Features, Item, Row, evaluate
 from miipher2.evaluation.outputs import Findings
 from miipher2.evaluation.report import PAGE_BYTES, write_report
 from miipher2.evaluation.report_examples import SMALL, Example
+from miipher2.evaluation.spectrogram_image import COLOURS, SPECTROGRAM_SIZE, spectrogram_image
 from miipher2.evaluation.summary import table
 from miipher2.rng import stream
 
@@ -120,13 +120,13 @@ def test_every_wave_of_an_example_has_its_spectrogram(page, made):
     clean, degraded = made["u3"]["clean"], made["u3"]["degraded"]
     assert len(np.unique(first)) > 10
     shown = np.asarray(Image.open(io.BytesIO(pictures[1])))
-    np.testing.assert_array_equal(shown, spectrogram(degraded, RATE_HZ, clean))
+    np.testing.assert_array_equal(shown, spectrogram_image(degraded, RATE_HZ, clean))
 
 
 def test_pictures_of_one_utterance_share_a_colour_scale():
     clean = noise("a")
-    loud = spectrogram(clean, RATE_HZ, clean)
-    quiet = spectrogram(0.1 * clean, RATE_HZ, clean)
+    loud = spectrogram_image(clean, RATE_HZ, clean)
+    quiet = spectrogram_image(0.1 * clean, RATE_HZ, clean)
     assert loud.max() == COLOURS - 1
     steps = (loud.astype(int) - quiet.astype(int))[quiet > 0]
     # 20 dB of the 75 that 47 steps stand for, each rounded on its own.
@@ -136,7 +136,7 @@ def test_pictures_of_one_utterance_share_a_colour_scale():
 def test_high_frequencies_are_at_the_top_and_time_runs_to_the_right():
     time = np.arange(RATE_HZ) / RATE_HZ
     wave = np.where(time < 0.5, np.sin(2 * np.pi * 1_000 * time), np.sin(2 * np.pi * 7_000 * time)).astype(np.float32)
-    picture = spectrogram(wave, RATE_HZ, wave)
+    picture = spectrogram_image(wave, RATE_HZ, wave)
     rows, columns = SPECTROGRAM_SIZE
     early, late = picture[:, columns // 4].argmax(), picture[:, 3 * columns // 4].argmax()
     assert early == pytest.approx(rows * 7 / 8, abs=2)
@@ -145,8 +145,8 @@ def test_high_frequencies_are_at_the_top_and_time_runs_to_the_right():
 
 @pytest.mark.parametrize("wave", [np.zeros(RATE_HZ, np.float32), np.full(1, 0.5, np.float32)], ids=["silence", "short"])
 def test_silence_and_a_single_value_have_a_picture(wave):
-    assert spectrogram(wave, RATE_HZ, noise("a")).shape == SPECTROGRAM_SIZE
-    assert spectrogram(noise("a"), RATE_HZ, wave).shape == SPECTROGRAM_SIZE
+    assert spectrogram_image(wave, RATE_HZ, noise("a")).shape == SPECTROGRAM_SIZE
+    assert spectrogram_image(noise("a"), RATE_HZ, wave).shape == SPECTROGRAM_SIZE
 
 
 def test_the_worst_utterances_come_first(page):

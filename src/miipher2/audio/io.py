@@ -14,11 +14,6 @@ from jaxtyping import Float32
 
 from miipher2.atomic_io import write_atomically
 
-# What people keep as sound: a file with one of these suffixes that cannot be read is reported, not skipped.
-SOUND_SUFFIXES = frozenset(
-    (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".m4a", ".aac", ".wma", ".sph")
-)
-
 
 @dataclass(frozen=True)
 class FileSection:

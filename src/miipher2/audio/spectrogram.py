@@ -1,51 +1,95 @@
-"""Spectrograms as pictures, on one colour scale."""
+"""Spectrograms: the one short-time Fourier transform and mel filterbank of losses, metrics and pictures."""
 
-import base64
-import io
+import math
+from functools import lru_cache
 
-import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torchaudio.functional import melscale_fbanks
 
-SPECTROGRAM_SIZE, SPECTROGRAM_FLOOR_DB, COLOURS = (192, 440), -75.0, 48
+MELS = 80
+MEL_FLOOR = 1e-5  # of a mel magnitude, as in HiFi-GAN
+DB_PER_NEPER = 20.0 / math.log(10.0)
 
 
-def spectrogram(
-    wave: Float[np.ndarray, "time"],
-    sample_rate_hz: int,
-    reference: Float[np.ndarray, "reference_time"],
-    size: tuple[int, int] = SPECTROGRAM_SIZE,
-) -> UInt8[np.ndarray, "row column"]:
-    """Return a spectrogram as colour numbers, top row the highest frequency.
+def default_window_samples(sample_rate_hz: int) -> int:
+    """Return the power of two from 40 ms up: 1024 for 16 to 24 kHz, as in HiFi-GAN, and 2048 for 48 kHz."""
+    return 2 ** math.ceil(math.log2(0.04 * sample_rate_hz))
 
-    0 stands for `SPECTROGRAM_FLOOR_DB` and less, the last colour for the loudest point of `reference` and more.
+
+def mel_filters(sample_rate_hz: int, window_samples: int, mels: int = MELS) -> Float[Tensor, "bin mel"]:
+    """Return Slaney's mel filterbank from 0 to half the sample rate."""
+    return melscale_fbanks(window_samples // 2 + 1, 0.0, sample_rate_hz / 2, mels, sample_rate_hz, "slaney", "slaney")
+
+
+class LogMel(nn.Module):
+    """The natural logarithm of mel magnitudes, one step every quarter of a window.
+
+    Args:
+        sample_rate_hz: of the waves.
+        window_samples: None: `default_window_samples`.
+
+    Source: Kong et al. 2020, HiFi-GAN (arXiv:2010.05646).
     """
-    decibels, loudest = _decibels(wave, sample_rate_hz, size), _decibels(reference, sample_rate_hz, size).max()
-    share = 1.0 - (decibels - loudest) / SPECTROGRAM_FLOOR_DB
-    return np.round(np.clip(share, 0.0, 1.0) * (COLOURS - 1)).astype(np.uint8)[::-1]
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, sample_rate_hz: int, window_samples: int | None = None, mels: int = MELS) -> None:
+        super().__init__()
+        window_samples = window_samples or default_window_samples(sample_rate_hz)
+        self.register_buffer("window", torch.hann_window(window_samples), persistent=False)
+        self.register_buffer("filters", mel_filters(sample_rate_hz, window_samples, mels), persistent=False)
+
+    def forward(self, wave: Float[Tensor, "batch time"]) -> Float[Tensor, "batch step mel"]:
+        """Return the log-mel spectrogram in float32, autocast or not.
+
+        Raises:
+            ValueError: the wave is too short to be reflected at its ends.
+        """
+        window_samples, samples = len(self.window), wave.shape[1]
+        hop_samples = window_samples // 4
+        side = (window_samples - hop_samples) // 2
+        if samples <= side:
+            raise ValueError(
+                f"a wave of {samples} samples; should be longer than {side} for a window of {window_samples}"
+            )
+        with torch.autocast(wave.device.type, enabled=False):
+            wave = wave.float()
+            # Sliced and flipped, since the backward of reflection padding is not deterministic on CUDA.
+            before, after = wave[:, 1 : side + 1].flip(1), wave[:, samples - 1 - side : samples - 1].flip(1)
+            # Not torch.stft: the backward of its overlapping view adds by index on CUDA, in no fixed order.
+            frames = torch.cat([before, wave, after], 1).unfold(-1, window_samples, hop_samples)
+            spectrum = torch.fft.rfft(frames * self.window)
+            # Added under the root, which has no slope at 0; both floors as in HiFi-GAN.
+            magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+            return (magnitude @ self.filters).clamp_min(MEL_FLOOR).log()
 
 
-def colours(count: int) -> list[list[int]]:
-    """Return so many colours of the scale, dark to light, as red, green, blue from 0 to 255."""
-    return np.round(255 * matplotlib.colormaps["magma"](np.linspace(0.0, 1.0, count))[:, :3]).astype(int).tolist()
+def log_mel_db(wave: Float[Tensor, " time"], sample_rate_hz: int) -> Float[Tensor, "mel step"]:
+    """Return the log-mel spectrogram of a wave of any length in dB, lowest band first, for pictures."""
+    log_mel = _log_mel(sample_rate_hz)
+    missing = max(0, len(log_mel.window) - len(wave))
+    with torch.no_grad():
+        return DB_PER_NEPER * log_mel(torch.nn.functional.pad(wave, (0, missing))[None])[0].T
 
 
-def png(picture: UInt8[np.ndarray, "row column"]) -> str:
-    """Return such a picture as a PNG file in base64."""
-    image = Image.fromarray(np.ascontiguousarray(picture)).convert("P")
-    image.putpalette([part for colour in colours(COLOURS) for part in colour])
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+def magnitude_spectrogram(
+    wave: Float[np.ndarray, " time"], window_samples: int, hop_samples: int
+) -> Float64[Tensor, "bin frame"]:
+    """Return the magnitudes under a Hann window in double precision, for measuring.
+
+    The wave continues as silence, not as its reflection, so that it may be shorter than half a window.
+    """
+    window = torch.hann_window(window_samples, dtype=torch.float64)
+    samples = torch.from_numpy(np.asarray(wave, np.float64))
+    return torch.stft(
+        samples, window_samples, hop_samples, window=window, pad_mode="constant", return_complex=True
+    ).abs()
 
 
-def _decibels(wave: np.ndarray, sample_rate_hz: int, size: tuple[int, int]) -> np.ndarray:
-    samples = 1 << (sample_rate_hz // 32).bit_length()  # 32 to 64 ms: harmonics of a low voice apart
-    values = torch.from_numpy(np.asarray(wave, np.float64))
-    window = torch.hann_window(samples, dtype=torch.float64)
-    spectrum = torch.stft(values, samples, samples // 8, window=window, pad_mode="constant", return_complex=True)
-    power = F.adaptive_avg_pool2d(spectrum.abs().square()[None], size)[0]
-    return 10.0 * np.log10(power.numpy() + 1e-10)
+@lru_cache(maxsize=4)
+def _log_mel(sample_rate_hz: int) -> LogMel:
+    return LogMel(sample_rate_hz)

@@ -80,7 +80,7 @@ def find_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         FileNotFoundError: there is no such source.
         ValueError: there is nothing to degrade, or a result would replace a recording or another result.
     """
-    from miipher2.audio.io import SOUND_SUFFIXES
+    from miipher2.audio.files import SOUND_SUFFIXES, find_sound_files
 
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
@@ -92,12 +92,9 @@ def find_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     else:
         if target.is_file():
             raise ValueError(f"{target}: should be a folder, since {source} is one")
-        inside = target.resolve()
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
         jobs = [
             (path, target / path.relative_to(source).with_name(_name(path)))
-            for path in found
-            if inside == source.resolve() or inside not in path.resolve().parents  # what an earlier run made
+            for path in find_sound_files(source, exclude=target)  # OUT inside IN: the results of an earlier run
         ]
     if not jobs:
         raise ValueError(f"{source}: holds no recordings ({', '.join(sorted(SOUND_SUFFIXES))})")

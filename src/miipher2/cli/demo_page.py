@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Float32, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torchaudio.transforms import MelSpectrogram
 
 from miipher2.audio.io import AudioError
 from miipher2.audio.resample import resample
+from miipher2.audio.spectrogram import log_mel_db
 from miipher2.audio.stream import Recording
 from miipher2.inference.batch_job import Job
 from miipher2.inference.journal import Task
 from miipher2.inference.restorer import PRECISIONS, Restorer
 
 SHOWN_SECONDS = 30  # of a longer recording the pictures show the beginning
-MELS, FLOOR_DB = 80, -80.0
+FLOOR_DB = -80.0
 KEPT_SECONDS = 3600  # uploads and results are removed after that, and when the page ends
 HEADING = (
     "# Speech restoration\nUpload or record speech, press **Restore**, and compare. Everything stays on this host."
@@ -111,15 +111,11 @@ def log_mel_picture(
     Args:
         loudest_db: what the brightest colour stands for; the wave's own loudest point by default.
     """
-    window = 1 << (sample_rate_hz // 32).bit_length()
-    # Silence after a wave that is shorter than the window.
-    held = torch.from_numpy(np.pad(wave, (0, max(0, window - len(wave)))))
-    mel = MelSpectrogram(sample_rate_hz, window, hop_length=window // 4, n_mels=MELS, mel_scale="slaney")(held)
-    decibels = 10 * np.log10(mel.numpy() + 1e-10)
+    decibels = log_mel_db(torch.from_numpy(wave), sample_rate_hz).numpy()
     loudest = float(decibels.max()) if loudest_db is None else loudest_db
     figure = Figure(figsize=(6.4, 3.2), dpi=100, layout="constrained")
     axes = figure.subplots()
-    extent = (0.0, len(held) / sample_rate_hz, 0.0, float(MELS))
+    extent = (0.0, len(wave) / sample_rate_hz, 0.0, float(len(decibels)))
     axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=loudest + FLOOR_DB, vmax=loudest)
     axes.set(xlabel="seconds", ylabel="mel band", title=f"{title}, 0 to {sample_rate_hz / 2000:g} kHz")
     canvas = FigureCanvasAgg(figure)

@@ -8,7 +8,6 @@ from pathlib import Path
 from string import Template
 
 from miipher2.atomic_io import write_atomically
-from miipher2.audio.spectrogram import SPECTROGRAM_FLOOR_DB, colours
 from miipher2.evaluation.evaluate import DISTANCES, Evaluation, Row
 from miipher2.evaluation.metrics.registry import VALUES
 from miipher2.evaluation.outputs import Findings
@@ -22,6 +21,7 @@ from miipher2.evaluation.report_tables import (
     skipped_table,
     worst_table,
 )
+from miipher2.evaluation.spectrogram_image import SPECTROGRAM_FLOOR_DB, colour_scale
 
 # Mail and code hosts still take such a page. Only the length of the excerpts gives way.
 PAGE_BYTES = 12_000_000
@@ -91,7 +91,7 @@ def _texts(evaluation: Evaluation, title: str, about: Mapping[str, str]) -> dict
         "failures": _failures(evaluation),
         "table": _table(evaluation),
         "rows": str(TABLE_ROWS),
-        "colours": ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colours(9)),
+        "colours": ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colour_scale(9)),
         "floor": f"{SPECTROGRAM_FLOOR_DB:g}".replace("-", "−"),
         "about": "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in about.items()),
     }

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from miipher2.audio.io import write_audio
-from miipher2.audio.spectrogram import SPECTROGRAM_SIZE, png, spectrogram
 from miipher2.evaluation.evaluate import Evaluation
 from miipher2.evaluation.metrics.registry import VALUES
+from miipher2.evaluation.spectrogram_image import SPECTROGRAM_SIZE, encode_png, spectrogram_image
 
 SMALL = (128, 293)  # of the worst utterances' pictures, in the shape of the others
 
@@ -59,7 +59,7 @@ def _card(
     waves = {name: wave[: max(1, round(seconds * rate_hz))] for name, wave in example.waves.items()}
     figures = ""
     for name, wave in waves.items():
-        picture = png(spectrogram(wave, rate_hz, next(iter(waves.values())), size))
+        picture = encode_png(spectrogram_image(wave, rate_hz, next(iter(waves.values())), size))
         value = None if row is None or metric is None else row.values.get(f"{metric}/{name}")
         told = ""
         if metric is not None and value is not None:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from miipher2.audio.io import SOUND_SUFFIXES
+from miipher2.audio.files import SOUND_SUFFIXES, find_sound_files
 from miipher2.audio.stream import FORMATS
 from miipher2.inference.journal import Task
 
@@ -78,15 +78,7 @@ def find_tasks(source: Path, target: Path, naming: Naming | None = None) -> list
     if target.is_file() or target.resolve() == source.resolve():
         raise ValueError(f"{target}: should be another folder than {source}, or a new one")
     if source.is_dir():
-        found = sorted(
-            path
-            for path in source.rglob("*")
-            if (path.is_file() or not path.exists())  # a link that leads nowhere is a failure to be told
-            and path.suffix.lower() in SOUND_SUFFIXES
-            and not path.name.startswith(".")
-        )
-        # OUT inside IN holds what an earlier run restored.
-        found = [path for path in found if target.resolve() not in path.resolve().parents]
+        found = find_sound_files(source, exclude=target)  # OUT inside IN: the results of an earlier run
         names = [path.relative_to(source).parent for path in found]
     else:
         found = _listed(source)

@@ -1,12 +1,12 @@
 """The published layouts of corpora: which sound files belong to one, and the speaker, language and split of each."""
 
-import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from miipher2.audio.io import SOUND_SUFFIXES, FileSection
+from miipher2.audio.files import SOUND_SUFFIXES, find_files
+from miipher2.audio.io import FileSection
 from miipher2.preparation.tar_shards import find_shards, read_index
 
 UNKNOWN = "unknown"
@@ -116,7 +116,7 @@ def list_sounds(folder: Path, layout: str, subsets: Collection[str] | None = Non
         return _list_shards(folder)
     listing = Listing()
     names = []
-    for name in _files(folder):
+    for name in (path.relative_to(folder).as_posix() for path in find_files(folder)):
         if PurePosixPath(name).suffix.lower() in SOUND_SUFFIXES:
             names.append(name)
         else:
@@ -170,11 +170,3 @@ def _by_folders(name: str) -> tuple[str, str]:
     """Return speaker and language: all folders together, and the first."""
     parents = [part for part in PurePosixPath(name).parts[:-1] if part not in (".", "/")]
     return "/".join(parents) or UNKNOWN, parents[0] if parents else UNKNOWN
-
-
-def _files(folder: Path) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if not name.startswith("."):
-                yield Path(parent, name).relative_to(folder).as_posix()

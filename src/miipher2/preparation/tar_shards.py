@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from miipher2.audio.files import find_files
 from miipher2.audio.io import FileSection
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
@@ -26,7 +27,7 @@ def find_shards(folder: Path) -> list[Path]:
     Raises:
         ValueError: one is compressed, so that no member can be reached without reading all before it.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = find_files(folder)
     packed = [path for path in files if path.name.lower().endswith(COMPRESSED_SUFFIXES)]
     shards = [path for path in files if path.suffix.lower() == ".tar"]
     if packed := packed or [path for path in shards if _begins(path).startswith(COMPRESSED_MAGIC)]:

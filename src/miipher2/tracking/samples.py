@@ -7,13 +7,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from miipher2.audio.spectrogram import log_mel_db
 from miipher2.config.schema_data import FRAMES_PER_SECOND, SAMPLE_RATE_HZ
 from miipher2.tracking.wandb_run import AudioClip, Media, Picture
-from miipher2.training.losses import MelDistance
 
 Batch = dict[str, Tensor]
 FLOOR_DB, FEATURE_DEVIATIONS, PIXELS = 75.0, 3.0, 2  # range of a picture's colours; pixels per band and step
-NEPER_DB = 20.0 / math.log(10.0)
 
 
 class SampleLogger:
@@ -42,7 +41,6 @@ class SampleLogger:
         self.sample_rate_hz, self.every_steps = sample_rate_hz, every_steps
         self.last = steps // every_steps
         self.spacing = math.ceil(self.last / times)
-        self.mel = MelDistance(sample_rate_hz)
         self.batch: Batch | None = None
         self.names: list[str] = []
         self.logged: Media = {}
@@ -69,17 +67,13 @@ class SampleLogger:
                 wave = batch_of_waves[number, : frames * rate_hz // FRAMES_PER_SECOND].float().cpu()
                 key, caption = f"example_{number + 1}/{name}", f"{utterance}, {name}"
                 media[key] = AudioClip(wave.numpy(), rate_hz, caption)
-                decibels = self._mel_db(wave, rate_hz)
+                decibels = log_mel_db(wave, rate_hz).flip(0)
                 peak = decibels.max() if peak is None else peak  # the clean wave's: one scale for all
                 media[f"{key}_mel"] = Picture(_coloured(1 + (decibels - peak) / FLOOR_DB, "magma"), caption)
             for name, features in features_made.items():
                 picture = _coloured((features[number, :frames].float().cpu().T / FEATURE_DEVIATIONS + 1) / 2, "RdBu_r")
                 media[f"example_{number + 1}/{name}_features"] = Picture(picture, f"{utterance}, {name} features")
         return media
-
-    def _mel_db(self, wave: Float[Tensor, "time"], rate_hz: int) -> Float[Tensor, "mel step"]:
-        mel = self.mel if rate_hz == self.sample_rate_hz else MelDistance(rate_hz)
-        return NEPER_DB * mel.log_mel(wave[None])[0].T.flip(0)
 
 
 def _coloured(shares: Float[Tensor, "row column"], scale: str) -> UInt8[np.ndarray, "pixel_row pixel_column 3"]:

@@ -1,12 +1,12 @@
 """What training minimises: distances between features, between waves, and the two sides of the adversarial game."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
+
+from miipher2.audio.spectrogram import MELS, LogMel
 
 # A discriminator's view of a wave: its score, and its feature maps.
 View = tuple[Tensor, list[Tensor]]
@@ -51,63 +51,22 @@ def feature_loss(
 
 
 class MelDistance(nn.Module):
-    """The mean absolute difference of two waves' log-mel spectrograms.
-
-    Args:
-        sample_rate_hz: of the waves.
-        window_samples: None: the power of two from 40 ms up, which is 1024 up to 24 kHz as in HiFi-GAN. The hop is a
-            quarter of it.
-        mels: bands from 0 to half the sample rate.
+    """The mean absolute difference of two waves' log-mel spectrograms; its arguments are those of `LogMel`.
 
     Source: Kong et al. 2020, HiFi-GAN (arXiv:2010.05646).
     """
 
-    window: Tensor
-    filters: Tensor
-
-    def __init__(self, sample_rate_hz: int, window_samples: int | None = None, mels: int = 80) -> None:
+    def __init__(self, sample_rate_hz: int, window_samples: int | None = None, mels: int = MELS) -> None:
         super().__init__()
-        self.window_samples = window_samples or 2 ** math.ceil(math.log2(0.04 * sample_rate_hz))
-        filters = melscale_fbanks(
-            self.window_samples // 2 + 1, 0.0, sample_rate_hz / 2, mels, sample_rate_hz, "slaney", "slaney"
-        )
-        self.register_buffer("window", torch.hann_window(self.window_samples), persistent=False)
-        self.register_buffer("filters", filters, persistent=False)
+        self.log_mel = LogMel(sample_rate_hz, window_samples, mels)
 
     def forward(self, fake: Float[Tensor, "batch time"], real: Float[Tensor, "batch time"]) -> Float[Tensor, ""]:
-        """Return the distance; waves shorter than half a window are an error."""
+        """Return the distance.
+
+        Raises:
+            ValueError: the waves are shorter than about half a window.
+        """
         return (self.log_mel(fake) - self.log_mel(real)).abs().mean()
-
-    def log_mel(self, wave: Float[Tensor, "batch time"]) -> Float[Tensor, "batch step mel"]:
-        """Return the log-mel spectrogram that is compared."""
-        return log_mel(wave, self.window, self.filters)
-
-
-def log_mel(
-    wave: Float[Tensor, "batch time"], window: Float[Tensor, " window"], filters: Float[Tensor, "bin mel"]
-) -> Float[Tensor, "batch step mel"]:
-    """Return the natural logarithm of mel magnitudes, one step every quarter of a window.
-
-    Args:
-        filters: from the bins of a spectrum as long as the window.
-
-    Raises:
-        ValueError: the wave is shorter than half a window, and cannot be reflected at its ends.
-    """
-    samples, hop_samples = wave.shape[1], len(window) // 4
-    side = (len(window) - hop_samples) // 2
-    if samples <= side:
-        raise ValueError(f"a wave of {samples} samples; should be longer than {side} for a window of {len(window)}")
-    with torch.autocast(wave.device.type, enabled=False):
-        wave = wave.float()
-        # Slice and flip, since the backward of reflection padding is not deterministic on CUDA.
-        before, after = wave[:, 1 : side + 1].flip(1), wave[:, samples - 1 - side : samples - 1].flip(1)
-        # Unfolded, and not by torch.stft: the backward of its overlapping view adds by index on CUDA.
-        frames = torch.cat([before, wave, after], 1).unfold(-1, len(window), hop_samples)
-        spectrum = torch.fft.rfft(frames * window)
-        # The root has no slope at 0; floors as in HiFi-GAN.
-        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
-        return (magnitude @ filters).clamp_min(1e-5).log()
 
 
 def discriminator_loss(real: Sequence[View], fake: Sequence[View]) -> Float[Tensor, ""]:

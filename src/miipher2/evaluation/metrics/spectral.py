@@ -1,16 +1,14 @@
 """Spectral distances between two waves of one rate and length. Needs no library beyond torch."""
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torchaudio.functional import melscale_fbanks
 
-# The mel distance of HiFi-GAN (arXiv:2010.05646), and what the vocoder is trained with.
-MELS, MEL_FLOOR = 80, 1e-5
+from miipher2.audio.spectrogram import MEL_FLOOR, default_window_samples, magnitude_spectrogram, mel_filters
+
 # Of a full-scale sine. Below it is the rounding noise of 16-bit files, which no listener hears.
 SPECTRAL_FLOOR_DB = -100.0
 # Power of a band relative to all power: what lies lower counts as nothing.
@@ -19,7 +17,7 @@ BAND_FLOOR_DB = -80.0
 
 def log_mel_distance(clean: Float[np.ndarray, "time"], other: Float[np.ndarray, "time"], sample_rate_hz: int) -> float:
     """Return the mean absolute difference of two waves' log-mel spectrograms (natural logarithm)."""
-    filters = _mel_filters(sample_rate_hz)
+    filters = mel_filters(sample_rate_hz, default_window_samples(sample_rate_hz)).double()
     mels = [(filters.T @ _magnitude(wave, sample_rate_hz)).clamp(min=MEL_FLOOR).log() for wave in (clean, other)]
     return float((mels[0] - mels[1]).abs().mean())
 
@@ -31,7 +29,7 @@ def log_spectral_distance(
 
     Source: Gray and Markel 1976, "Distance measures for speech processing".
     """
-    full_scale = _window_samples(sample_rate_hz) / 4  # of a sine of amplitude 1 under a Hann window
+    full_scale = default_window_samples(sample_rate_hz) / 4  # of a sine of amplitude 1 under a Hann window
     floor = full_scale * 10.0 ** (SPECTRAL_FLOOR_DB / 20.0)
     levels = [20.0 * _magnitude(wave, sample_rate_hz).clamp(min=floor).log10() for wave in (clean, other)]
     return float((levels[0] - levels[1]).square().mean(dim=0).sqrt().mean())
@@ -45,22 +43,6 @@ def band_share_db(wave: Float[np.ndarray, "time"], sample_rate_hz: int, above_hz
     return max(BAND_FLOOR_DB, 10.0 * math.log10(above / total)) if above > 0.0 else BAND_FLOOR_DB
 
 
-def _magnitude(wave: Float[np.ndarray, "time"], sample_rate_hz: int) -> Float[Tensor, "frequency frame"]:
-    """Return the magnitude spectrogram in double precision, a frame every quarter of a window."""
-    samples = _window_samples(sample_rate_hz)
-    window = torch.hann_window(samples, dtype=torch.float64)
-    values = torch.from_numpy(np.asarray(wave, np.float64))
-    # Zeros at the ends, not a reflection, so that a wave shorter than half a window has a spectrogram too.
-    return torch.stft(values, samples, samples // 4, window=window, pad_mode="constant", return_complex=True).abs()
-
-
-def _window_samples(sample_rate_hz: int) -> int:
-    """Return the power of two from 40 ms up: 1024 for 16 to 24 kHz, 2048 for 48 kHz."""
-    return 2 ** math.ceil(math.log2(0.04 * sample_rate_hz))
-
-
-@lru_cache(maxsize=4)
-def _mel_filters(sample_rate_hz: int) -> Float64[Tensor, "frequency mel"]:
-    frequencies = _window_samples(sample_rate_hz) // 2 + 1
-    filters = melscale_fbanks(frequencies, 0.0, sample_rate_hz / 2, MELS, sample_rate_hz, "slaney", "slaney")
-    return filters.double()
+def _magnitude(wave: Float[np.ndarray, "time"], sample_rate_hz: int) -> Float64[Tensor, "bin frame"]:
+    window_samples = default_window_samples(sample_rate_hz)
+    return magnitude_spectrogram(wave, window_samples, window_samples // 4)
