@@ -1,4 +1,4 @@
-"""A workspace that tests share: this repository's code beside a little speech, and its stages as processes."""
+"""A workspace that tests share: this repository's code with a little speech, and its stages as processes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 import torch
 from beartype._check.code import codemain
 
-# Tests share two cores, and a forked process with more than one OpenMP thread waits for ever for the others.
+# Tests share two cores, and a forked process with more than one OpenMP thread would wait forever for the others.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, in whichever test that is
 torch.set_num_threads(1)
@@ -27,7 +27,7 @@ assert codemain.getrandbits == random.getrandbits
 codemain.getrandbits = random.Random(0).getrandbits
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-UTTERANCES = 30  # of the embedded speech, the shortest: as few as give every split something
+UTTERANCES = 30  # the shortest of the embedded speech: as few as leave something for every split
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass
 class Stages:
-    """Runs stages of a workspace as processes: forked from one that has imported everything, or cold as a user does."""
+    """Runs stages of a workspace as processes: forked from one that has imported everything, or started fresh."""
 
     root: Path
     logs: Path
@@ -84,11 +84,11 @@ class Stages:
         return self.wait(self.start(stage, *overrides, **environment))
 
     def kill_when(
-        self, pid: int, happened: Callable[[], bool], number: int = signal.SIGKILL, limit_seconds: float = 60.0
+        self, pid: int, is_due: Callable[[], bool], number: int = signal.SIGKILL, limit_seconds: float = 60.0
     ) -> Outcome:
-        """Send a signal to the process, and not to its workers, as soon as `happened`, or let it end before."""
+        """Send a signal to the process, not to its workers, as soon as `is_due`; or wait, if it ends before that."""
         end = time.monotonic() + limit_seconds
-        while time.monotonic() < end and not happened():
+        while time.monotonic() < end and not is_due():
             if self._ask(poll=pid) is not None:
                 return self.wait(pid)
             time.sleep(0.0002)
@@ -123,13 +123,13 @@ class Stages:
 
 
 def plain_environment() -> dict[str, str]:
-    """Return what a stage's process is given beyond the tests' own environment."""
-    return {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1", "WANDB_ERROR_REPORTING": "false"}
+    """Return the environment variables that a stage's process needs beyond the tests' own."""
+    return {"OMP_NUM_THREADS": "1", "WANDB_ERROR_REPORTING": "false"}
 
 
 @pytest.fixture(scope="session")
 def stages(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
-    """Return what runs the workspace's stages."""
+    """Return a runner of the workspace's stages."""
     server = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "tests/resume/stage_server.py"), str(workspace)],
         cwd=workspace,

@@ -1,6 +1,6 @@
-"""Imports what the stages of a workspace need, once, and then forks a process for each run that is asked for.
+"""Imports what the stages of a workspace need, once, and then forks a process for each requested run.
 
-One JSON a line on standard input, one answer a line on standard output. It starts no thread, so that forking is safe.
+One JSON per line on standard input, one answer per line on standard output. It starts no threads, so forking is safe.
 """
 
 import json
@@ -50,8 +50,8 @@ def fork(root: Path, question: dict[str, Any]) -> int:
 def wait(pid: int, ended: dict[int, int], *, block: bool) -> int | None:
     """Return a child's exit code, negative for a signal; None while it runs."""
     while pid not in ended:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
+        child, status = os.waitpid(pid, os.WNOHANG)
+        if child:
             ended[pid] = os.waitstatus_to_exitcode(status)
         elif not block:
             return None

@@ -1,7 +1,8 @@
-"""The real stages, killed by SIGKILL at any instant and resumed, end with the bits of a run that was never stopped."""
+"""The real stages, killed by SIGKILL at any moment and resumed, end with the bits of a run that was never stopped."""
 
 import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from miipher2.rng import stream
 from miipher2.training.checkpoint import load
 from miipher2.training.summary import list_checkpoints
 
-SLOW_KILLS, SOAK_KILLS = 8, 50
+SLOW_KILLS, SOAK_KILLS = 2, 50
 STEPS, LAST = 12, "checkpoint_12.pt"
 COMMON = (
     f"steps={STEPS}",
@@ -34,7 +35,7 @@ VOCODER = (
     "data.segment_frames=8",
     "loss.adversarial_from_step=6",
 )
-# The finetune stage trains on with what the other two published.
+# The fine-tuning stage starts from the other two's published weights.
 CASES: dict[str, tuple[str, ...]] = {
     "train_adapter": ("--config-name=adapter_mini",),
     "pre_train_vocoder": ("--config-name=hifigan_pretrain_mini", *VOCODER),
@@ -46,7 +47,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "init_from.vocoder=exp/whole_pre_train_vocoder/published",
     ),
 }
-PRESENTED = {
+SAMPLES = {
     "train_adapter": {"degraded", "cleaned"},
     "pre_train_vocoder": {"degraded", "generated"},
     "finetune_vocoder": {"degraded", "restored"},
@@ -61,45 +62,45 @@ CHANGED = (
 
 @pytest.fixture(scope="session")
 def whole(stages: Any) -> Callable[[str], Path]:
-    """Return what gives the folder of a stage's run that was never stopped."""
+    """Return a function that gives the folder of a stage's run that was never stopped."""
 
     def folder(stage: str) -> Path:
-        found: Path = stages.root / "exp" / f"whole_{stage}"
+        run_dir: Path = stages.root / "exp" / f"whole_{stage}"
         if stage == "finetune_vocoder":
             folder("train_adapter"), folder("pre_train_vocoder")
-        if not (found / "published").exists():
-            done = stages.run(stage, *CASES[stage], *COMMON, f"name={found.name}")
+        if not (run_dir / "published").exists():
+            done = stages.run(stage, *CASES[stage], *COMMON, f"name={run_dir.name}")
             assert done.code == 0, done.output
-        return found
+        return run_dir
 
     return folder
 
 
-def kill_somewhere(stages: Any, stage: str, name: str, chance: Any, *more: str) -> str:
-    """Start a stage, kill it at an instant that `chance` gives, and return which it was."""
+def kill_somewhere(stages: Any, stage: str, name: str, rng: Any, *more: str) -> str:
+    """Start a stage, kill it at a moment drawn from `rng`, and return which it was."""
     folder = stages.root / "exp" / name
-    rows, extra_seconds = int(chance.integers(1, STEPS + 1)), float(chance.uniform(0, 0.15))
-    step = int(chance.choice([4, 8, 12]))
-    instants: dict[str, Callable[[], bool]] = {
+    rows, extra_seconds = int(rng.integers(1, STEPS + 1)), float(rng.uniform(0, 0.15))
+    step = int(rng.choice([4, 8, 12]))
+    moments: dict[str, Callable[[], bool]] = {
         "training": lambda: _rows(folder) >= rows,
         "writing": lambda: (folder / f".checkpoint_{step}.pt.tmp").exists(),
         "describing": lambda: (folder / f"checkpoint_{step}.json").exists(),
         "saved": lambda: (folder / f"checkpoint_{step}.pt").exists(),
         "publishing": lambda: (folder / ".published.tmp").exists(),
     }
-    instant = str(chance.choice(list(instants), p=[0.4, 0.2, 0.2, 0.1, 0.1]))
+    moment = str(rng.choice(list(moments), p=[0.4, 0.2, 0.2, 0.1, 0.1]))
 
-    def happened() -> bool:
-        if not instants[instant]():
+    def is_due() -> bool:
+        if not moments[moment]():
             return False
-        if instant == "training":
+        if moment == "training":
             time.sleep(extra_seconds)  # into the middle of an update, a validation or a save
         return True
 
     pid = stages.start(stage, *CASES[stage], *COMMON, f"name={name}", *more)
-    done = stages.kill_when(pid, happened)
-    assert done.code in (-9, 0), done.output  # 0: it was done before the signal came
-    return f"{instant}, step {step}, row {rows} and {extra_seconds:.3f} s"
+    done = stages.kill_when(pid, is_due)
+    assert done.code in (-9, 0), done.output  # 0: it ended before the signal arrived
+    return f"{moment}, step {step}, row {rows} and {extra_seconds:.3f} s"
 
 
 def _rows(folder: Path) -> int:
@@ -110,25 +111,25 @@ def _rows(folder: Path) -> int:
 
 
 def newest(folder: Path) -> list[str]:
-    """Return the override that names the newest checkpoint, after checking that every visible one is whole."""
-    found = list_checkpoints(folder) if folder.exists() else []
-    for _, path in found:
+    """Return the override that resumes from the newest checkpoint, after checking that every visible one is intact."""
+    checkpoints = list_checkpoints(folder) if folder.exists() else []
+    for _, path in checkpoints:
         load(path)
-    return [f"checkpoint.resume_from=exp/{folder.name}/{found[-1][1].name}"] if found else []
+    return [f"checkpoint.resume_from=exp/{folder.name}/{checkpoints[-1][1].name}"] if checkpoints else []
 
 
 def assert_same(folder: Path, whole: Path, *, history: bool = True) -> None:
     """Check that two runs left the same bits."""
     ours, theirs = load(folder / LAST)[0], load(whole / LAST)[0]
     for entry in ("model", "optimizers", "ema", "schedules", "rng", "step"):
-        assert_equal(ours[entry], theirs[entry], entry)
+        assert_equal(getattr(ours, entry), getattr(theirs, entry), entry)
     files = ["final.safetensors", *(["discriminators.safetensors"] if "adapter" not in whole.name else [])]
     for file in [f"published/{name}" for name in files] + (["history.csv", "published/history.csv"] if history else []):
         assert (folder / file).read_bytes() == (whole / file).read_bytes(), file
 
 
 def assert_equal(ours: Any, theirs: Any, where: str) -> None:
-    """Check that two values are equal, naming the first place where they are not."""
+    """Check that two values are equal, and name the first place where they differ."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys(), where
         for key in ours:
@@ -144,51 +145,64 @@ def assert_equal(ours: Any, theirs: Any, where: str) -> None:
 
 
 def kill_and_resume(stages: Any, stage: str, whole: Path, index: int, kills: int) -> None:
-    """Kill a run so many times, each time resuming with other workers, and compare its end with the whole run's."""
-    chance = stream(20, stage, index)
+    """Kill a run several times, resume with other settings, and compare its end with the uninterrupted run's."""
+    rng = stream(20, stage, index)
     name = f"killed_{stage}_{index}_{kills}"
     folder = stages.root / "exp" / name
-    told = [kill_somewhere(stages, stage, name, chance, "loader.num_workers=2", "wandb.mode=offline")]
+    kills_so_far = [kill_somewhere(stages, stage, name, rng, "loader.num_workers=2", "wandb.mode=offline")]
     for _ in range(kills - 1):
-        told.append(kill_somewhere(stages, stage, name, chance, *newest(folder)))
+        kills_so_far.append(kill_somewhere(stages, stage, name, rng, *newest(folder)))
     changed = CHANGED[index % len(CHANGED)]
     from_step = max((step for step, _ in list_checkpoints(folder)), default=0) if folder.exists() else 0
     done = stages.run(stage, *CASES[stage], *COMMON, f"name={name}", *changed, *newest(folder))
-    assert done.code == 0, f"killed while {told}: {done.output}"
+    assert done.code == 0, f"killed while {kills_so_far}: {done.output}"
     assert "Configuration changes" not in done.output, done.output
     assert_same(folder, whole)
-    # What was to be heard and seen altered nothing. The whole run had none of it; nor is there any after the last step.
+    # Logging samples to W&B, which the uninterrupted run did not do, changed nothing.
     if "wandb.mode=offline" in changed and from_step < STEPS:
-        made = {path.name.split("_")[0] for path in folder.glob("wandb/*/files/media/*/example_1/*")}
-        assert {"clean", *PRESENTED[stage]} <= made, f"killed while {told}, went on from step {from_step}"
+        logged = {path.name.split("_")[0] for path in folder.glob("wandb/*/files/media/*/example_1/*")}
+        assert {"clean", *SAMPLES[stage]} <= logged, f"killed while {kills_so_far}, resumed from step {from_step}"
 
 
 @pytest.mark.parametrize(
     "stage", [pytest.param(stage, marks=[] if stage == "train_adapter" else pytest.mark.slow) for stage in CASES]
 )
-def test_killed_and_resumed_stage_is_the_same_run(stages: Any, whole: Callable[[str], Path], stage: str) -> None:
+def test_a_stage_killed_and_resumed_is_the_same_run(stages: Any, whole: Callable[[str], Path], stage: str) -> None:
     kill_and_resume(stages, stage, whole(stage), list(CASES).index(stage), 1)
 
 
+def indices_of_this_commit() -> list[int]:
+    """Return the moments to kill at: others for each commit, so that time covers them all, and the same if repeated."""
+    root = Path(__file__).resolve().parents[2]
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    number = int(head.stdout.strip()[:8] or "0", 16)
+    return [1000 + number * SLOW_KILLS % 1_000_000 + kill for kill in range(SLOW_KILLS)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("index", range(3, 3 + SLOW_KILLS))
+@pytest.mark.parametrize("kill", range(SLOW_KILLS))
 @pytest.mark.parametrize("stage", CASES)
-def test_killed_at_many_instants(stages: Any, whole: Callable[[str], Path], stage: str, index: int) -> None:
+def test_a_stage_killed_at_many_moments_is_the_same_run(
+    stages: Any, whole: Callable[[str], Path], stage: str, kill: int
+) -> None:
+    index = indices_of_this_commit()[kill]
     kill_and_resume(stages, stage, whole(stage), index, 1 + index % 2)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("index", range(100, 100 + SOAK_KILLS))
 @pytest.mark.parametrize("stage", CASES)
-def test_killed_at_very_many_instants(stages: Any, whole: Callable[[str], Path], stage: str, index: int) -> None:
+def test_a_stage_killed_at_very_many_moments_is_the_same_run(
+    stages: Any, whole: Callable[[str], Path], stage: str, index: int
+) -> None:
     kill_and_resume(stages, stage, whole(stage), index, 1)
 
 
 @pytest.mark.slow
-def test_resumed_by_hand_from_another_folder_with_another_hash_seed_and_tmpdir(
+def test_a_resume_by_hand_from_another_folder_hash_seed_and_tmpdir_is_the_same_run(
     stages: Any, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A cold process, as a user starts it; one checkpoint kept, and the parent spared."""
+    """A fresh process, as a user starts it; only one checkpoint is kept, and the parent with it."""
     stage, name = "train_adapter", "by_hand"
     before = stages.run(stage, *CASES[stage], *COMMON, f"name={name}", "steps=4")
     assert before.code == 0, before.output
@@ -211,16 +225,16 @@ def test_resumed_by_hand_from_another_folder_with_another_hash_seed_and_tmpdir(
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_command_that_it_shows_goes_on(stages: Any, whole: Callable[[str], Path]) -> None:
+def test_sigterm_saves_and_prints_a_command_that_resumes(stages: Any, whole: Callable[[str], Path]) -> None:
     stage, folder = "train_adapter", stages.root / "exp/terminated"
-    given = (*CASES[stage], *COMMON, f"name={folder.name}", "loader.num_workers=1", "wandb.mode=offline")
-    done = stages.kill_when(stages.start(stage, *given), lambda: _rows(folder) >= 5, signal.SIGTERM)
+    words = (*CASES[stage], *COMMON, f"name={folder.name}", "loader.num_workers=1", "wandb.mode=offline")
+    done = stages.kill_when(stages.start(stage, *words), lambda: _rows(folder) >= 5, signal.SIGTERM)
     assert done.code == 143, done.output
     _, command = done.output.split("[WARNING] Stopped by SIGTERM after step ")[1].split("Resume with:\n  ")
     begin, script, *overrides = shlex.split(command.splitlines()[0])[1:]
     assert (begin, script) == ("run", f"stages/{stage}.py")
     step = list_checkpoints(folder)[-1][0]
-    assert overrides == [*given, f"checkpoint.resume_from=exp/terminated/checkpoint_{step}.pt"]
+    assert overrides == [*words, f"checkpoint.resume_from=exp/terminated/checkpoint_{step}.pt"]
     done = stages.run(stage, *overrides)
     assert done.code == 0, done.output
     assert_same(folder, whole(stage))

@@ -1,4 +1,4 @@
-"""Several processes that train one run together: killed, stopped, resumed, and in another number."""
+"""Several processes that train one run together: killed, stopped, and resumed, also with another number of them."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ LIMIT_SECONDS = 300.0
 
 
 class Together:
-    """Starts a stage as several ranks, as `torchrun` would, in processes forked from one that imported everything."""
+    """Starts a stage as several ranks, as `torchrun` would, in processes forked from a warm one."""
 
     def __init__(self, stages: Any) -> None:
         self.stages = stages
@@ -65,13 +65,13 @@ def begin(folder: Path) -> tuple[str, ...]:
 
 def closeness(folder: Path, other: Path, file: str = LAST) -> float:
     """Return the largest difference of two checkpoints' trained tensors."""
-    ours, theirs = load(folder / file)[0]["model"], load(other / file)[0]["model"]
+    ours, theirs = load(folder / file)[0].model, load(other / file)[0].model
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
 @pytest.mark.slow
 def test_two_ranks_make_the_update_of_one(together: Together, pair: Path, whole: Any) -> None:
-    """The same examples: after one update to rounding, and after all of them nearly so."""
+    """The same examples: equal to rounding after one update, and nearly so after all of them."""
     first = pair.with_name("adapter_pair_first")
     single = pair.with_name("adapter_single_first")
     together.run(2, "train_adapter", *begin(first), "steps=1")
@@ -84,11 +84,11 @@ def test_two_ranks_make_the_update_of_one(together: Together, pair: Path, whole:
             assert (not one and not two) or float(one) == pytest.approx(float(two), rel=2e-3)
 
 
-def test_every_ranks_chance_is_in_the_checkpoint_and_none_is_anothers(pair: Path) -> None:
+def test_the_checkpoint_holds_the_generators_of_every_rank_and_they_differ(pair: Path) -> None:
     content = load(pair / LAST)[0]
-    assert sorted(content["rng"]) == ["0", "1"]
-    assert not torch.equal(content["rng"]["0"]["torch"], content["rng"]["1"]["torch"])
-    assert content["environment"]["ranks"] == "2"
+    assert sorted(content.rng) == ["0", "1"]
+    assert not torch.equal(content.rng["0"]["torch"], content.rng["1"]["torch"])
+    assert content.environment["world_size"] == "2"
 
 
 @pytest.mark.slow
@@ -122,16 +122,16 @@ def test_a_signal_to_one_rank_saves_once_and_ends_all(together: Together, pair: 
 
 
 @pytest.mark.slow
-def test_another_number_of_ranks_goes_on_with_the_same_examples_and_is_named(together: Together, pair: Path) -> None:
-    """Two, one, two: a warning each time, and a loss within a thousandth of that of two all along."""
+def test_another_number_of_ranks_resumes_with_the_same_examples_and_a_warning(together: Together, pair: Path) -> None:
+    """Two, one, two: a warning each time, and weights within a thousandth of two ranks throughout."""
     folder = pair.with_name("adapter_pair_two_one_two")
     together.run(2, "train_adapter", *begin(folder), "steps=4")
     alone = together.run(1, "train_adapter", *begin(folder), "steps=8", *newest(folder))
-    assert "  - environment.ranks: 2 -> 1\n" in alone[0].output
+    assert "  - environment.world_size: 2 -> 1\n" in alone[0].output
     again = together.run(2, "train_adapter", *begin(folder), *newest(folder))
-    assert "  - environment.ranks: 1 -> 2\n" in again[0].output
+    assert "  - environment.world_size: 1 -> 2\n" in again[0].output
     assert closeness(folder, pair) <= 1e-3
-    assert [parent["step"] for parent in load(folder / LAST)[0]["parents"]] == [4, 8]
+    assert [parent["step"] for parent in load(folder / LAST)[0].parents] == [4, 8]
 
 
 @pytest.mark.slow
@@ -158,46 +158,46 @@ def test_a_batch_that_does_not_divide_is_an_error_before_anything_is_touched(tog
 
 
 @pytest.mark.slow
-def test_two_ranks_have_the_gradients_of_one_for_both_players(together: Together, stages: Any) -> None:
-    """Seen in AdamW's first moments: its step hangs on their signs alone, also where they are rounding.
+def test_two_ranks_have_the_gradients_of_one_for_both_networks(together: Together, stages: Any) -> None:
+    """Compared in AdamW's first moments, since its first step depends on their signs alone.
 
-    Smaller batches add in another order, which was 1e-6 of the discriminators' and, since the logarithm of quiet bands
-    magnifies it, 5e-4 of the generator's; the examples of one rank alone are 2e-4 and 9e-2 off and more.
+    Smaller batches add in another order: measured differences are 1e-6 for the discriminators and, since the logarithm
+    of quiet bands magnifies them, 5e-4 for the generator; one rank's examples alone are at least 2e-4 and 9e-2 off.
     """
     stage, moments = "pre_train_vocoder", {}
     for name, count, size in (("one", 1, 2), ("two", 2, 2), ("half", 1, 1)):
-        given = (*CASES[stage], *COMMON, "steps=1", "loss.adversarial_from_step=0", f"batch_size={size}")
-        together.run(count, stage, *given, f"name=vocoder_first_of_{name}")
+        words = (*CASES[stage], *COMMON, "steps=1", "loss.adversarial_from_step=0", f"batch_size={size}")
+        together.run(count, stage, *words, f"name=vocoder_first_of_{name}")
         path = stages.root / "exp" / f"vocoder_first_of_{name}" / "checkpoint_1.pt"
-        moments[name] = load(path)[0]["optimizers"]
-    for player, bound in (("discriminators", 1e-5), ("generator", 5e-3)):
+        moments[name] = load(path)[0].optimizers
+    for network, bound in (("discriminators", 1e-5), ("generator", 5e-3)):
         off = {
             other: {
-                name: float((one["exp_avg"] - moments[other][player][name]["exp_avg"]).norm() / one["exp_avg"].norm())
-                for name, one in moments["one"][player].items()
+                name: float((one["exp_avg"] - moments[other][network][name]["exp_avg"]).norm() / one["exp_avg"].norm())
+                for name, one in moments["one"][network].items()
             }
             for other in ("two", "half")
         }
-        assert max(off["two"].values()) <= bound, player
-        assert min(off["half"].values()) > bound, player
+        assert max(off["two"].values()) <= bound, network
+        assert min(off["half"].values()) > bound, network
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pre_train_vocoder"])
 def test_the_vocoder_of_two_ranks_resumes_to_the_same_bits(together: Together, stages: Any, stage: str) -> None:
     folders = [stages.root / "exp" / name for name in ("pair_vocoder", "pair_vocoder_killed")]
-    given = (*CASES[stage], *COMMON, "validation_batches=3")
-    together.run(2, stage, *given, f"name={folders[0].name}")
-    pids = together.start(2, stage, *given, f"name={folders[1].name}")
+    words = (*CASES[stage], *COMMON, "validation_batches=3")
+    together.run(2, stage, *words, f"name={folders[0].name}")
+    pids = together.start(2, stage, *words, f"name={folders[1].name}")
     together.stages.kill_when(pids[0], lambda: _rows(folders[1]) >= 9, limit_seconds=LIMIT_SECONDS)
     together.stages.wait(pids[1])
     assert [step for step, _ in list_checkpoints(folders[1])] == [4, 8]
-    together.run(2, stage, *given, f"name={folders[1].name}", *newest(folders[1]))
+    together.run(2, stage, *words, f"name={folders[1].name}", *newest(folders[1]))
     assert_same(folders[1], folders[0])
 
 
 @pytest.mark.slow
-def test_torchrun_starts_them_and_a_sigterm_to_it_saves(stages: Any, pair: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_the_ranks_and_a_sigterm_to_it_saves(stages: Any, pair: Path, tmp_path: Path) -> None:
     folder = pair.with_name("adapter_pair_torchrun")
     script = [str(stages.root / "stages/train_adapter.py"), *begin(folder)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -215,6 +215,6 @@ def test_torchrun_starts_them_and_a_sigterm_to_it_saves(stages: Any, pair: Path,
         assert os.waitpid(pid, os.WNOHANG)[0] == 0, log.read_text()
     os.kill(pid, signal.SIGTERM)
     os.waitpid(pid, 0)
-    assert "Go on with" in log.read_text(), log.read_text()
+    assert "Resume with" in log.read_text(), log.read_text()
     Together(stages).run(2, "train_adapter", *begin(folder), *newest(folder))
     assert_same(folder, pair)
