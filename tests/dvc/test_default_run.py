@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest_dvc import REPOSITORY, Clone
+from dvc_clone import REPOSITORY, Clone
 
 pytestmark = pytest.mark.slow
 

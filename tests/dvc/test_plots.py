@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest_dvc import REPOSITORY, Clone, commit, read_json
+from dvc_clone import REPOSITORY, Clone, commit, read_json
 
 from miipher2.evaluation.bootstrap import Bootstrap
 from miipher2.evaluation.evaluate import Evaluation, Row
@@ -92,22 +92,22 @@ REVISIONS = (("HEAD", 0.75), ("workspace", 0.5))
 
 
 @pytest.mark.slow
-def test_another_systems_output_joins_the_evaluation_alone_and_shows_in_the_diffs(clone: Clone) -> None:
-    names = [row["name"] for row in csv.DictReader((clone.root / f"{RESULTS}/evaluate.csv").open())]
+def test_another_systems_output_reruns_the_evaluation_alone_and_shows_in_the_diffs(real_clone: Clone) -> None:
+    names = [row["name"] for row in csv.DictReader((real_clone.root / f"{RESULTS}/evaluate.csv").open())]
     for name in names:
-        (clone.root / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(clone.root / name, clone.root / "theirs" / name)
-    output = clone.experiment("+evaluate.systems.theirs=theirs")
+        (real_clone.root / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(real_clone.root / name, real_clone.root / "theirs" / name)
+    output = real_clone.experiment("+evaluate.systems.theirs=theirs")
     for stage in ("train_adapter", "pre_train_vocoder", "finetune_vocoder"):
         assert f"Stage '{stage}' didn't change, skipping" in output
-    found = read_json(clone.root / f"{RESULTS}/evaluate.json")
+    found = read_json(real_clone.root / f"{RESULTS}/evaluate.json")
     assert found["utterances"] == {"evaluated": len(names), "failed": 0}
     assert found["log_mel"]["theirs"] < 0.01 < found["log_mel"]["degraded"]
-    assert clone.digest("exp/report/index.html").count(b"<span>Theirs</span>") == 1
-    changed = json.loads(clone.dvc("metrics", "diff", "HEAD", "--json"))[f"{RESULTS}/evaluate.json"]
+    assert real_clone.digest("exp/report/index.html").count(b"<span>Theirs</span>") == 1
+    changed = json.loads(real_clone.dvc("metrics", "diff", "HEAD", "--json"))[f"{RESULTS}/evaluate.json"]
     assert changed["log_mel.theirs"] == {"old": None, "new": found["log_mel"]["theirs"]}
     assert "log_mel.fine_tuned" not in changed
-    plots = json.loads(clone.dvc("plots", "diff", "HEAD", "--json"))
+    plots = json.loads(real_clone.dvc("plots", "diff", "HEAD", "--json"))
     assert "errors" not in plots
     values = plots["data"][f"{RESULTS}/evaluate_table.csv"][0]["content"]["data"]["values"]
     assert {row["rev"] for row in values if row["system"] == "theirs"} == {"workspace"}

@@ -1,4 +1,4 @@
-"""A clone of this repository with tiny configurations and a little speech, in which real dvc runs real stages."""
+"""A clone of this repository with tiny configurations, in which real dvc runs real or pretend stages."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PRETEND = ("prepare_data", "train_adapter", "pre_train_vocoder", "finetune_vocoder", "evaluate")
 TINY = {
     "train_adapter/adapter_mini.yaml": {"steps": 8, "batch_size": 2, "log_interval": 1, "validation_interval": 4},
     "pre_train_vocoder/hifigan_pretrain_mini.yaml": {
@@ -46,7 +46,7 @@ class Clone:
     root: Path
 
     def run(self, *command: str, check: bool = True, cwd: str = ".", threads: int | None = 1) -> str:
-        """Run a command in the clone and return what it printed."""
+        """Run a command in the clone and return its output."""
         done = subprocess.run(
             command,
             cwd=self.root / cwd,
@@ -70,20 +70,27 @@ class Clone:
         """Run `dvc exp run` with settings."""
         return self.dvc("exp", "run", *(word for setting in settings for word in ("-S", setting)), check=check)
 
-    def interrupted(self, *settings: str, when: Callable[[], bool], kill: str, number: int = signal.SIGKILL) -> str:
-        """Run an experiment, send its `script` or `dvc` a signal as soon as `when`, and return what it printed."""
+    def interrupted(
+        self,
+        *settings: str,
+        when: Callable[[], bool],
+        kill: str,
+        number: int = signal.SIGKILL,
+        seconds_a_step: float = 0.0,  # of pretend stages
+    ) -> str:
+        """Run an experiment, send its `script` or `dvc` a signal as soon as `when` is true, and return the output."""
         words = [word for setting in settings for word in ("-S", setting)]
         printed = self.root / ".git" / "interrupted.log"
         with printed.open("w") as log:
             process = psutil.Popen(
                 [sys.executable, "-m", "dvc", "exp", "run", *words],
                 cwd=self.root,
-                env=self.environment | {"OMP_NUM_THREADS": "1"},
+                env=self.environment | {"OMP_NUM_THREADS": "1", "PRETEND_SECONDS_A_STEP": str(seconds_a_step)},
                 stdout=log,
                 stderr=log,
             )
         end = time.monotonic() + 180
-        # The script runs in slices and is looked at while it stands still: beside other work it would be over before.
+        # The script runs in slices and is checked while it is suspended: otherwise it could end between two checks.
         while True:
             assert process.poll() is None, "the experiment ended before it could be killed"
             running = self.scripts(process)
@@ -106,31 +113,31 @@ class Clone:
     def scripts(self, process: psutil.Process) -> list[psutil.Process]:
         """Return the stage scripts that run below a process, without the shells that wait for them.
 
-        `dash`, which DVC takes where SHELL is not set, stays as the parent and hands no signal on.
+        DVC uses `dash` where SHELL is not set, which stays as the parent and passes no signal on.
         """
-        found = []
+        scripts = []
         with suppress(psutil.NoSuchProcess):
             for each in process.children(recursive=True):
-                with suppress(psutil.NoSuchProcess):  # git, asked for the code's version, is soon gone
+                with suppress(psutil.NoSuchProcess):  # a short git call that reads the code's version
                     if any(word.startswith("stages/") for word in each.cmdline()):
-                        found.append(each)
-        return found
+                        scripts.append(each)
+        return scripts
 
     def orphans(self) -> list[psutil.Process]:
-        """Return stage scripts that run in this clone, whoever started them."""
-        found = []
+        """Return stage scripts that run in this clone, started by anyone."""
+        orphans = []
         for each in psutil.process_iter(["cmdline", "cwd"]):
             words, folder = each.info["cmdline"] or [], each.info["cwd"]
             if folder == str(self.root) and any("stages/" in word for word in words):
-                found.append(each)
-        return found
+                orphans.append(each)
+        return orphans
 
     def digest(self, file: str) -> bytes:
         """Return a file's bytes."""
         return (self.root / file).read_bytes()
 
     def live(self) -> dict[str, bytes]:
-        """Return every live checkpoint by its path: what no DVC command may lose."""
+        """Return every live checkpoint by its path: no DVC command may lose one."""
         files = (path for path in (self.root / "exp").glob("*/checkpoint_*") if ".replaced" not in path.parts)
         return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files}
 
@@ -149,25 +156,26 @@ class Clone:
         }
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """Return a clone in which the tiny pipeline has run once, from nothing, and is committed; it is never changed."""
-    root = tmp_path_factory.mktemp("finished") / "repository"
+def make_clone(root: Path, *, pretend: bool) -> Clone:
+    """Return a clone in which the tiny pipeline has run once, from nothing, and is committed."""
     root.mkdir()
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split("\n")
     speech = sorted((REPOSITORY / "data/embedded").rglob("*.flac"), key=lambda path: (path.stat().st_size, path.name))
     kept = {path.relative_to(REPOSITORY).as_posix() for path in speech[:30]}
+    left_out = ("data/embedded/", "exp/", "tests/", "docs/", "benchmarks/")
     for name in filter(None, names):
-        wanted = not name.startswith(("data/embedded/", "exp/", "tests/", "docs/")) and name != "dvc.lock"
-        if (wanted or name in kept) and (REPOSITORY / name).is_file():
+        is_copied = name in kept or (not name.startswith(left_out) and name != "dvc.lock")
+        if is_copied and (REPOSITORY / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPOSITORY / name, root / name)
     for name, values in TINY.items():
         edit(root / "configs" / name, values)
+    for stage in PRETEND if pretend else ():
+        shutil.copyfile(Path(__file__).with_name("pretend_stage.py"), root / "stages" / f"{stage}.py")
     clone = Clone(root)
-    clone.run(sys.executable, "-m", "miipher2.config.params")
+    clone.run(sys.executable, "-m", "miipher2.cli.main", "params")
     clone.run("git", "init", "-q", "-b", "main")
     commit(clone, "tiny")
     clone.dvc("repro")
@@ -175,11 +183,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     return clone
 
 
-@pytest.fixture
-def clone(finished: Clone, tmp_path: Path) -> Clone:
-    """Return a copy of the finished clone of the test's own."""
-    root = tmp_path / "repository"
-    shutil.copytree(finished.root, root, symlinks=True)
+def copy_clone(clone: Clone, root: Path) -> Clone:
+    """Return a copy of a clone that a test may change."""
+    shutil.copytree(clone.root, root, symlinks=True)
     copied = Clone(root)
     copied.dvc("checkout")  # hard links into its own cache
     return copied
