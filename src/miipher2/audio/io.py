@@ -1,4 +1,4 @@
-"""Sound files and sound values: the only file that reads, writes or resamples audio."""
+"""Sound files read and written whole or in parts, also from within a tar; stereo is read as its channels' mean."""
 
 import io
 import os
@@ -15,9 +15,13 @@ from jaxtyping import Float32
 from miipher2.atomic_io import write_atomically
 
 
+class AudioError(ValueError):
+    """A sound file or wave that cannot be used; the message names it, what it is and what it should be."""
+
+
 @dataclass(frozen=True)
 class FileSection:
-    """A stretch of a file's bytes: a member of a tar."""
+    """A range of bytes in a file, such as a member of a tar."""
 
     path: Path
     offset_bytes: int
@@ -25,20 +29,19 @@ class FileSection:
     member: str
 
     def open(self) -> io.BufferedReader:
-        """Open it for reading, as a file that begins and ends where it does."""
-        return io.BufferedReader(_Window(self.path.open("rb"), self.offset_bytes, self.size_bytes), 2**16)
+        """Open the range as a file of its own."""
+        return io.BufferedReader(_SectionReader(self.path.open("rb"), self.offset_bytes, self.size_bytes), 2**16)
 
     def __str__(self) -> str:
         return f"{self.path}:{self.member}"
 
 
-class AudioError(ValueError):
-    """A sound file or wave that cannot be used; the message names it, what it is and what it should be."""
+AudioSource = Path | FileSection | str
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a sound file's header says; `samples` counts the values of one channel."""
+    """The header of a sound file; `samples` counts those of one channel."""
 
     seconds: float
     samples: int
@@ -46,56 +49,52 @@ class AudioInfo:
     channels: int
 
 
-def read_info(path: Path | FileSection | str) -> AudioInfo:
-    """Return length, rate and channels of a sound file without decoding it.
+def read_info(source: AudioSource) -> AudioInfo:
+    """Return a sound file's length, rate and channels without decoding it.
 
     Raises:
-        AudioError: the file is missing, is no sound file, or holds no audio.
+        AudioError: the file is missing, not a sound file, or empty.
     """
-    with _opened(path) as file:
+    with _open_sound(source) as file:
         return AudioInfo(file.frames / file.samplerate, file.frames, file.samplerate, file.channels)
 
 
 def read_audio(
-    path: Path | FileSection | str, start_samples: int = 0, samples: int | None = None
+    source: AudioSource, start_samples: int = 0, samples: int | None = None
 ) -> tuple[Float32[np.ndarray, "time"], int]:
-    """Return a sound file's values, its channels averaged to one, and its sample rate in Hz.
+    """Return a sound file as one channel, and its sample rate in Hz.
 
     Args:
-        start_samples: the first value to read, counted in one channel.
-        samples: how many values to read; None reads to the end.
+        start_samples: first sample to read.
+        samples: number of samples to read; None: to the end.
 
     Raises:
-        AudioError: the file is missing, unreadable, empty, damaged, shorter than asked for, or holds NaN or infinity.
+        AudioError: the file is missing, unreadable, empty, damaged, shorter than the range, or not finite.
     """
-    with _opened(path) as file:
-        wanted = file.frames - start_samples if samples is None else samples
-        if start_samples < 0 or wanted < 1 or start_samples + wanted > file.frames:
-            asked = f"values {start_samples} to {start_samples + wanted}"
-            raise AudioError(f"{path}: holds {file.frames} values; {asked} were asked for")
+    with _open_sound(source) as file:
+        count = file.frames - start_samples if samples is None else samples
+        if start_samples < 0 or count < 1 or start_samples + count > file.frames:
+            end = start_samples + count
+            raise AudioError(f"{source}: holds {file.frames} samples; should hold {start_samples} to {end}")
         file.seek(start_samples)
-        channels = file.read(wanted, dtype="float32", always_2d=True)
+        channels = file.read(count, dtype="float32", always_2d=True)
         rate_hz = int(file.samplerate)
-    if len(channels) != wanted:
-        raise AudioError(f"{path}: ends after {start_samples + len(channels)} values; its header promises more")
-    return _mean_channel(path, channels), rate_hz
+    _check_complete(source, start_samples + len(channels), start_samples + count)
+    return _to_mono(source, channels), rate_hz
 
 
-def read_blocks(path: Path | FileSection | str, samples: int) -> Iterator[Float32[np.ndarray, "time"]]:
-    """Yield a sound file's values as `read` returns them, so many at a time: memory does not grow with its length.
+def read_blocks(source: AudioSource, block_samples: int) -> Iterator[Float32[np.ndarray, "time"]]:
+    """Yield a sound file as one channel in blocks, in memory that does not grow with its length.
 
     Raises:
-        AudioError: as `read`.
+        AudioError: as `read_audio`.
     """
-    with _opened(path) as file:
-        left = file.frames
-        while left > 0:
-            channels = file.read(min(samples, left), dtype="float32", always_2d=True)
-            if len(channels) != min(samples, left):
-                done = file.frames - left + len(channels)
-                raise AudioError(f"{path}: ends after {done} values; its header promises more")
-            left -= len(channels)
-            yield _mean_channel(path, channels)
+    with _open_sound(source) as file:
+        for start in range(0, file.frames, block_samples):
+            count = min(block_samples, file.frames - start)
+            channels = file.read(count, dtype="float32", always_2d=True)
+            _check_complete(source, start + len(channels), start + count)
+            yield _to_mono(source, channels)
 
 
 def write_audio(
@@ -104,14 +103,14 @@ def write_audio(
     sample_rate_hz: int,
     subtype: str | None = None,
 ) -> None:
-    """Write a sound file whole or not at all, in its suffix's format; equal input gives equal bytes in WAV and FLAC.
+    """Write a sound file atomically, in its suffix's format; equal input gives equal bytes in WAV and FLAC.
 
     Args:
-        subtype: libsndfile's name of the sample format, such as "FLOAT"; None takes the format's default, 16 bit in WAV
-            and FLAC, which clips values outside [-1, 1].
+        subtype: libsndfile's name of the sample format, such as "FLOAT"; None: the format's default, 16 bit in WAV and
+            FLAC, which clips to [-1, 1].
 
     Raises:
-        AudioError: the wave is empty or not finite, or the suffix or subtype is none that can be written.
+        AudioError: the wave is empty or not finite, or the format cannot be written.
     """
     path = Path(path)
     if wave.size == 0 or not np.isfinite(wave).all():
@@ -120,7 +119,7 @@ def write_audio(
     sound_format = {".OPUS": "OGG", ".OGA": "OGG", ".AIF": "AIFF"}.get(path.suffix.upper(), path.suffix.upper()[1:])
     subtype = "OPUS" if subtype is None and path.suffix.lower() == ".opus" else subtype
     if sound_format not in soundfile.available_formats():
-        raise AudioError(f"{path}: cannot write sound with the suffix '{path.suffix}'; use .wav or .flac, say")
+        raise AudioError(f"{path}: cannot be written with the suffix '{path.suffix}'; should be .wav or .flac, say")
     try:
         encoded = encode_audio(wave.T, sample_rate_hz, sound_format, subtype)
     except (soundfile.LibsndfileError, ValueError) as error:
@@ -128,6 +127,28 @@ def write_audio(
             f"{path}: cannot be written at {sample_rate_hz} Hz as {subtype or 'default'}: {error}"
         ) from error
     write_atomically(path, encoded)
+
+
+def encode_audio(
+    samples: np.ndarray, rate_hz: int, sound_format: str, subtype: str | None, compression_level: float | None = None
+) -> bytes:
+    """Return samples, [time] or [time channel], as the bytes of a sound file; equal input gives equal bytes in WAV."""
+    file = io.BytesIO()
+    mode = "CONSTANT" if sound_format == "MP3" and compression_level is not None else None
+    soundfile.write(
+        file, samples, rate_hz, subtype, format=sound_format, compression_level=compression_level, bitrate_mode=mode
+    )
+    encoded = bytearray(file.getvalue())
+    peak = encoded.find(b"PEAK", 0, 256)
+    if sound_format.startswith("WAV") and peak >= 0:
+        # Chunk name, size and version, then a timestamp that would make equal sounds differ.
+        encoded[peak + 12 : peak + 16] = bytes(4)
+    return bytes(encoded)
+
+
+def decode_audio(encoded: bytes) -> Float32[np.ndarray, "time"]:
+    """Return the samples of a sound file's bytes, which hold one channel."""
+    return soundfile.read(io.BytesIO(encoded), dtype="float32")[0]
 
 
 def soundfile_name(path: Path | str) -> str | bytes:
@@ -140,63 +161,45 @@ def soundfile_name(path: Path | str) -> str | bytes:
 
 
 @contextmanager
-def _opened(path: Path | FileSection | str) -> Iterator[soundfile.SoundFile]:
-    """Open a sound file that holds audio."""
-    if isinstance(path, Path | str):
-        if not Path(path).is_file():
-            what = "is a folder" if Path(path).is_dir() else "does not exist"
-            raise AudioError(f"{path}: {what}; it should be a sound file")
-        whole_or_part: Any = nullcontext(soundfile_name(path))
-    else:
+def _open_sound(source: AudioSource) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file that is not empty."""
+    context: Any
+    if isinstance(source, FileSection):
         try:
-            whole_or_part = path.open()
+            context = source.open()
         except OSError as error:
-            raise AudioError(f"{path}: cannot be opened ({error}); it should be a part of a file") from error
+            raise AudioError(f"{source}: cannot be opened ({error}); it should be a part of a file") from error
+    elif Path(source).is_file():
+        context = nullcontext(soundfile_name(source))
+    else:
+        state = "is a folder" if Path(source).is_dir() else "does not exist"
+        raise AudioError(f"{source}: {state}; it should be a sound file")
     try:
-        with whole_or_part as opened, soundfile.SoundFile(opened) as file:
+        with context as opened, soundfile.SoundFile(opened) as file:
             if file.frames < 1:
-                raise AudioError(f"{path}: holds no audio (zero length); it should hold at least one value")
+                raise AudioError(f"{source}: holds no audio (zero length); it should hold at least one sample")
             yield file
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless format, .raw by its suffix
-        raise AudioError(f"{path}: cannot be read as sound ({error}); it should be WAV, FLAC, OGG or MP3") from error
+        raise AudioError(f"{source}: cannot be read as sound ({error}); it should be WAV, FLAC, OGG or MP3") from error
 
 
-def _mean_channel(
-    path: Path | FileSection | str, channels: Float32[np.ndarray, "time channel"]
-) -> Float32[np.ndarray, "time"]:
+def _check_complete(source: AudioSource, end: int, expected_end: int) -> None:
+    if end != expected_end:
+        raise AudioError(f"{source}: ends after {end} samples; its header promises more")
+
+
+def _to_mono(source: AudioSource, channels: Float32[np.ndarray, "time channel"]) -> Float32[np.ndarray, "time"]:
     wave = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1, dtype=np.float32)
     if not np.isfinite(wave).all():
-        raise AudioError(f"{path}: holds values that are not finite (NaN or infinity); they should lie in [-1, 1]")
+        raise AudioError(f"{source}: holds values that are not finite (NaN or infinity); they should lie in [-1, 1]")
     return np.ascontiguousarray(wave)
 
 
-def encode_audio(
-    values: np.ndarray, rate_hz: int, sound_format: str, subtype: str | None, compression_level: float | None = None
-) -> bytes:
-    """Return `values`, [time] or [time channel], as the bytes of a sound file; equal input gives equal bytes in WAV."""
-    file = io.BytesIO()
-    mode = "CONSTANT" if sound_format == "MP3" and compression_level is not None else None
-    soundfile.write(
-        file, values, rate_hz, subtype, format=sound_format, compression_level=compression_level, bitrate_mode=mode
-    )
-    encoded = bytearray(file.getvalue())
-    peak = encoded.find(b"PEAK", 0, 256)
-    if sound_format.startswith("WAV") and peak >= 0:
-        # Chunk name, size, version, then the time of writing, which would make equal sounds differ.
-        encoded[peak + 12 : peak + 16] = bytes(4)
-    return bytes(encoded)
-
-
-def decode_audio(encoded: bytes) -> Float32[np.ndarray, "time"]:
-    """Return the values of a sound file's bytes, of one channel."""
-    return soundfile.read(io.BytesIO(encoded), dtype="float32")[0]
-
-
-class _Window(io.RawIOBase):
-    """A file that is a stretch of another."""
+class _SectionReader(io.RawIOBase):
+    """A range of bytes in a file as a file."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._place = file, offset, size, 0
+        self._file, self._offset, self._size, self._position = file, offset, size, 0
 
     def readable(self) -> bool:
         return True
@@ -204,18 +207,18 @@ class _Window(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        self._place = place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._place))
-        self._file.seek(self._offset + self._place)
-        count = self._file.readinto(memoryview(buffer)[:wanted])  # type: ignore[attr-defined]
-        self._place += count
+        size = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._offset + self._position)
+        count = self._file.readinto(memoryview(buffer)[:size])  # type: ignore[attr-defined]
+        self._position += count
         return int(count)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from miipher2.audio.stream_resample import Resampler
+from miipher2.audio.resample import StreamResampler
 from miipher2.models.encoder.logmel_frontend import SAMPLE_RATE_HZ
 
 Block = Float32[np.ndarray, "channel time"]
@@ -47,7 +47,7 @@ def heard(source: Source, lead_samples: int, total_samples: int) -> Iterator[Blo
 
 
 def _resampled(source: Source) -> Iterator[Block]:
-    resampler = Resampler(source.sample_rate_hz, SAMPLE_RATE_HZ, source.channels)
+    resampler = StreamResampler(source.sample_rate_hz, SAMPLE_RATE_HZ, source.channels)
     for block in source.blocks():
         yield resampler.push(block)
     yield resampler.finish()

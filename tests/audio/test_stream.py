@@ -1,4 +1,4 @@
-"""Sound files block by block: what is read is what is there, and what is written appears whole."""
+"""Recordings are read block by block without loss, and written whole or not at all."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def noise(channels: int, samples: int) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
 @pytest.mark.parametrize("samples", [1, 8_000 * BLOCK_SECONDS + 1])
-def test_what_is_written_in_blocks_is_read_in_blocks(tmp_path: Path, suffix: str, samples: int) -> None:
+def test_a_recording_written_in_blocks_reads_back_in_blocks(tmp_path: Path, suffix: str, samples: int) -> None:
     values, path = noise(2, samples), tmp_path / f"new/a{suffix}"
     with RecordingWriter(path, 8_000, 2, samples) as writer:
         for block in np.split(values, [samples // 3], axis=1):
@@ -33,7 +33,7 @@ def test_what_is_written_in_blocks_is_read_in_blocks(tmp_path: Path, suffix: str
             np.testing.assert_allclose(read, values, atol=2**-15)
 
 
-def test_a_value_that_is_not_finite_is_named_by_its_position(tmp_path: Path) -> None:
+def test_a_value_that_is_not_finite_is_an_error_with_its_position(tmp_path: Path) -> None:
     values = noise(2, 50_000)
     values[1, 43_210] = np.nan
     soundfile.write(tmp_path / "a.wav", values.T, 8_000, subtype="FLOAT")
@@ -41,22 +41,22 @@ def test_a_value_that_is_not_finite_is_named_by_its_position(tmp_path: Path) -> 
         list(Recording(tmp_path / "a.wav").blocks())
 
 
-def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
+def test_a_truncated_recording_is_an_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", noise(1, 90_000).T, 8_000)
     recording = Recording(tmp_path / "a.flac")
     (tmp_path / "a.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:60_000])
-    with pytest.raises(AudioError, match=r"a.flac: (ends|cannot be read) after \d+ values"):
+    with pytest.raises(AudioError, match=r"a.flac: (ends|cannot be read) after \d+ samples"):
         list(recording.blocks())
 
 
 def write_and_fail(writer: RecordingWriter) -> None:
     writer.write(noise(1, 5))
-    raise AudioError("from outside")
+    raise AudioError("of the caller")
 
 
-def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_error_leaves_the_earlier_file(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"earlier")
-    with pytest.raises(AudioError, match="from outside"), RecordingWriter(tmp_path / "a.wav", 8_000, 1, 10) as writer:
+    with pytest.raises(AudioError, match="of the caller"), RecordingWriter(tmp_path / "a.wav", 8_000, 1, 10) as writer:
         write_and_fail(writer)
     assert (tmp_path / "a.wav").read_bytes() == b"earlier"
     with pytest.raises(AudioError, match=r"a.mp4: should end in .wav, .flac, .ogg"):
