@@ -23,8 +23,8 @@ from hydra.core.plugins import Plugins
 from transformers import HubertConfig, HubertModel
 
 from miipher2.config.paths import ROOT
-from miipher2.data.batches import make_batches
-from miipher2.data.prepared import Prepared
+from miipher2.data.dataloader import make_batches
+from miipher2.data.prepared import PreparedData
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.training import checkpoint
@@ -105,7 +105,7 @@ def measure_share(folder: Path) -> None:
 def measure_start(repeats: int) -> None:
     """Compare the time to the first batch at step 10 and at step 1,000,000."""
     config = composed("adapter_mini", "loader.num_workers=0")
-    data = Prepared.read(ROOT, config.data.prepared)
+    data = PreparedData.read(ROOT, config.data.prepared)
 
     def first_batch(step: int) -> None:
         batches, _ = make_batches(config, data)

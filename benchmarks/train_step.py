@@ -32,8 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel
 
 from miipher2.config.paths import ROOT
-from miipher2.data.batches import make_batches
-from miipher2.data.prepared import Prepared
+from miipher2.data.dataloader import make_batches
+from miipher2.data.prepared import PreparedData
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.training.environment import start_runtime
@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> None:
     """Print the figures of one stage."""
     device = start_runtime(options.device, True, options.threads)
     config, recipe = ours(options, overrides, device)
-    batches, _ = make_batches(config, Prepared.read(ROOT, config.data.prepared))
+    batches, _ = make_batches(config, PreparedData.read(ROOT, config.data.prepared))
     first = next(iter(batches(0, 1)))
     warm_up = 3 if device.type == "cpu" else 10
     for step in range(warm_up):

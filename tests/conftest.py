@@ -33,7 +33,7 @@ UTTERANCES = 30  # the shortest of the embedded speech: as few as leave somethin
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the repository with its own exp/ and a small data/prepared/embedded; name each run anew."""
-    from miipher2.preparation.prepare import prepare
+    from data_configs import prepare_folder
 
     root = tmp_path_factory.mktemp("workspace")
     for folder in ("src", "stages", "configs"):
@@ -45,7 +45,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in speech[:UTTERANCES]:
         (root / "data/embedded" / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, root / "data/embedded" / path.parent.name / path.name)
-    prepare(root / "data/embedded", root / "data/prepared/embedded", root=root, seed=0, noise_files=6, rooms=2)
+    prepare_folder(root / "data/embedded", root / "data/prepared/embedded", root, seed=0, noise_files=6, rooms=2)
     return root
 
 

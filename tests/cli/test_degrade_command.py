@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_configs import prepare_folder
 from tiny_checkpoints import Command
 
 from miipher2.audio.io import read_audio, write_audio
 from miipher2.audio.resample import resample
 from miipher2.config.paths import ROOT
-from miipher2.data.degradations.chain import KINDS, Degradation, apply
-from miipher2.data.prepared import Prepared
-from miipher2.preparation.prepare import prepare
+from miipher2.data.degradations.chain import TRANSFORMS, Degradation, apply
+from miipher2.data.prepared import PreparedData
 from miipher2.rng import stream
 
 
@@ -28,7 +28,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "speech").mkdir()
     for index in range(6):
         write_audio(folder / f"speech/{index}.wav", speech(index), 16_000)
-    prepare(folder / "speech", folder / "prepared", root=ROOT, seed=0, noise_files=6, rooms=6)
+    prepare_folder(folder / "speech", folder / "prepared", ROOT, seed=0, noise_files=6, rooms=6)
     return folder / "prepared"
 
 
@@ -56,7 +56,7 @@ def test_a_tree_is_degraded_at_16_khz_and_as_the_table_says(
     assert "3 of 3 degraded" in said.out
     rows = table(out / "degradations.csv")
     assert [Path(row["degraded"]).relative_to(out).as_posix() for row in rows] == ["a.wav", "deep/b.flac", "deep/c.wav"]
-    pools = Prepared.read(ROOT, str(prepared)).pools(ROOT, "test")
+    pools = PreparedData.read(ROOT, str(prepared)).pools(ROOT, "test")
     for row in rows:
         wave, rate_hz = read_audio(row["file"])
         clean = resample(wave, rate_hz, 16_000)
@@ -66,7 +66,7 @@ def test_a_tree_is_degraded_at_16_khz_and_as_the_table_says(
         for key, text in row.items():
             kind, _, field = key.partition(".")
             if kind in values and field != "file":
-                wanted = KINDS[kind].__annotations__[field]
+                wanted = TRANSFORMS[kind].__annotations__[field]
                 values[kind][field] = wanted(text) if wanted in (int, float, str) else (float(text) if text else None)
         back, written_hz = read_audio(row["degraded"])
         assert written_hz == 16_000
@@ -119,7 +119,7 @@ def test_a_configuration_of_ones_own_without_pools_needs_no_prepared_data(
     [
         (("in", "out", "--config", "loud"), "should be one, or one of miipher2, mini, sidon, wide"),
         (("in", "out", "--config", "typo.yaml"), "typo.yaml: Key 'snr' not in 'NoiseConfig'"),
-        (("in", "out", "--config", "range.yaml"), "degradation.noise.snr_db is [30.0, 5.0]"),
+        (("in", "out", "--config", "range.yaml"), "degradation.noise.snr_db=[30.0, 5.0]: should be [low, high]"),
         (("in", "out", "--config", "mini", "--prepared", "nowhere"), "nowhere holds no manifest.parquet"),
         (("none", "out", "--config", "mini"), "none: no such file or folder"),
         (("in", "in", "--config", "mini"), "would be replaced by its degraded self"),

@@ -1,43 +1,40 @@
-"""A batch is a function of (seed, step), whatever the workers, the start, the rank and the process."""
+"""A batch is a function of (seed, step), whatever the workers, the first step, the rank and the process."""
 
 import multiprocessing
 import random
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data_configs import data_config, degradation_config
 
 from miipher2.data.dataloader import make_dataloader
 from miipher2.data.dataset import SpeechDataset
 from miipher2.data.manifest import Manifest
 from miipher2.data.pools import Pools
 
-DEGRADATION = {
-    "room": {"probability": 0.5},
-    "noise": {"probability": 0.9, "snr_db": [5, 30]},
-    "codec": {"probability": 0.5},
-}
+DEGRADATION = degradation_config(
+    {"room": {"probability": 0.5}, "noise": {"probability": 0.9, "snr_db": [5, 30]}, "codec": {"probability": 0.5}}
+)
 
 
-def new_examples(root: Path, crop_seconds: float = 0.5, segment_frames: int = 10) -> SpeechDataset:
+def new_dataset(root: Path, crop_seconds: float = 0.5, segment_frames: int = 10) -> SpeechDataset:
     prepared = root / "data/prepared"
     pools = Pools(Manifest.read(prepared / "noise.parquet"), Manifest.read(prepared / "rooms.parquet"), root)
     manifest = Manifest.read(prepared / "manifest.parquet")
-    settings: dict[str, Any] = {"sample_rate_hz": 24000, "level_db": (-30.0, -20.0), "segment_frames": segment_frames}
-    settings["crop_seconds"] = crop_seconds
-    return SpeechDataset(manifest, pools, DEGRADATION, root=root, seed=5, batch_size=4, **settings)
+    data = data_config(crop_seconds, segment_frames=segment_frames)
+    return SpeechDataset(manifest, pools, data, DEGRADATION, root=root, seed=5, batch_size=4, sample_rate_hz=24000)
 
 
 @pytest.fixture
-def examples(root: Path) -> SpeechDataset:
-    return new_examples(root)
+def dataset(root: Path) -> SpeechDataset:
+    return new_dataset(root)
 
 
-def batches(examples: SpeechDataset, start: int = 0, stop: int = 6, workers: int = 0, **ranks: int) -> list[dict]:
-    loader = make_dataloader(examples, start_step=start, stop_step=stop, batch_size=4, num_workers=workers, **ranks)
+def batches(dataset: SpeechDataset, start: int = 0, stop: int = 6, workers: int = 0, **ranks: int) -> list[dict]:
+    loader = make_dataloader(dataset, start_step=start, stop_step=stop, num_workers=workers, **ranks)
     assert len(loader) == stop - start
     return list(loader)
 
@@ -51,11 +48,12 @@ def assert_same(first: list[dict], second: list[dict]) -> None:
 
 
 def padded_frames(root: Path, segment_frames: int) -> list[int]:
-    """Return how many frames the batches hold when padded to the longest, after a look at all that is in them."""
-    examples = new_examples(root, crop_seconds=4.0, segment_frames=segment_frames)
+    """Return how many frames the batches have when padded to the longest, after checking their content."""
+    dataset = new_dataset(root, crop_seconds=4.0, segment_frames=segment_frames)
     frames = []
-    cropped, longest = (list(make_dataloader(examples, start_step=0, stop_step=6, batch_size=4, num_workers=0, pad_to=to))
-                        for to in ("crop", "longest"))  # fmt: skip
+    cropped, longest = (
+        list(make_dataloader(dataset, start_step=0, stop_step=6, pad_to=to)) for to in ("crop", "longest")
+    )
     for whole, batch in zip(cropped, longest, strict=True):
         frames.append(batch["clean"].shape[1] // 320)
         for name, hop in (("clean", 320), ("degraded", 320), ("target", 480)):
@@ -68,7 +66,7 @@ def padded_frames(root: Path, segment_frames: int) -> list[int]:
     return frames
 
 
-def test_batches_end_with_their_longest_utterance_where_asked(root: Path) -> None:
+def test_batches_padded_to_the_longest_end_with_their_longest_utterance(root: Path) -> None:
     frames = padded_frames(root, segment_frames=10)
     assert len(set(frames)) > 1
     assert max(frames) < 200
@@ -76,39 +74,39 @@ def test_batches_end_with_their_longest_utterance_where_asked(root: Path) -> Non
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_batches_are_the_same_for_any_number_of_workers(examples: SpeechDataset, workers: int) -> None:
-    assert_same(batches(examples, workers=workers), batches(examples))
+def test_batches_are_the_same_for_any_number_of_workers(dataset: SpeechDataset, workers: int) -> None:
+    assert_same(batches(dataset, workers=workers), batches(dataset))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_starting_at_a_step_gives_the_batches_from_there(examples: SpeechDataset, workers: int) -> None:
-    assert_same(batches(examples, start=4, workers=workers), batches(examples)[4:])
+def test_a_start_at_a_later_step_gives_the_same_batches(dataset: SpeechDataset, workers: int) -> None:
+    assert_same(batches(dataset, start=4, workers=workers), batches(dataset)[4:])
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_the_ranks_together_are_the_global_batch(examples: SpeechDataset, world_size: int) -> None:
-    whole = batches(examples)
-    parts = [batches(examples, rank=rank, world_size=world_size) for rank in range(world_size)]
+def test_the_ranks_share_the_global_batch(dataset: SpeechDataset, world_size: int) -> None:
+    whole = batches(dataset)
+    parts = [batches(dataset, rank=rank, world_size=world_size) for rank in range(world_size)]
     joined = [{key: torch.cat([part[step][key] for part in parts]) for key in whole[0]} for step in range(len(whole))]
     assert_same(joined, whole)
 
 
-def test_batches_do_not_hang_on_the_number_of_threads(examples: SpeechDataset) -> None:
+def test_batches_do_not_depend_on_the_number_of_threads(dataset: SpeechDataset) -> None:
     threads = torch.get_num_threads()
-    before = batches(examples)
-    examples._decoder._whole._values.clear()  # so that files are resampled again
+    before = batches(dataset)
+    dataset._reader._cache._values.clear()  # so that files are resampled again
     try:
         torch.set_num_threads(3)
-        assert_same(batches(examples), before)
+        assert_same(batches(dataset), before)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_no_global_generator_is_drawn_from(examples: SpeechDataset, workers: int) -> None:
+def test_nothing_is_drawn_from_a_global_generator(dataset: SpeechDataset, workers: int) -> None:
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    batches(examples, workers=workers)
+    batches(dataset, workers=workers)
     after = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     # In this process beartype itself, which checks the types in the tests, draws from Python's generator.
     assert before[0] == after[0] or workers == 0
@@ -117,8 +115,8 @@ def test_no_global_generator_is_drawn_from(examples: SpeechDataset, workers: int
     assert torch.equal(before[2], after[2])
 
 
-def test_a_batch_has_the_shapes_promised(examples: SpeechDataset) -> None:
-    batch = batches(examples, stop=1)[0]
+def test_a_batch_has_the_documented_shapes(dataset: SpeechDataset) -> None:
+    batch = batches(dataset, stop=1)[0]
     assert {key: tuple(value.shape) for key, value in batch.items()} == {
         "clean": (4, 8000),
         "degraded": (4, 8000),
@@ -129,38 +127,30 @@ def test_a_batch_has_the_shapes_promised(examples: SpeechDataset) -> None:
     }
 
 
-def test_a_file_that_fails_in_a_worker_is_named(examples: SpeechDataset) -> None:
-    examples._decoder._root = Path("/nowhere")
+def test_an_error_in_a_worker_names_the_file(dataset: SpeechDataset) -> None:
+    dataset._reader._root = Path("/nowhere")
     with pytest.raises(ValueError, match=r"/nowhere/data/speech.*does not exist"):
-        batches(examples, workers=1)
+        batches(dataset, workers=1)
 
 
-def test_workers_outlive_signals_to_everyone_and_end_with_their_parent(examples: SpeechDataset) -> None:
-    loader = make_dataloader(examples, start_step=0, stop_step=6, batch_size=4, num_workers=1, prefetch=1)
+def test_workers_survive_signals_to_the_group_and_stop_with_their_parent(dataset: SpeechDataset) -> None:
+    loader = make_dataloader(dataset, start_step=0, stop_step=6, num_workers=1, prefetch=1)
     before = set(multiprocessing.active_children())
     batches_of_run = iter(loader)
     first = next(batches_of_run)
     (worker,) = set(multiprocessing.active_children()) - before
     for number in ("INT", "TERM"):
         subprocess.run(["bash", "-c", f"kill -{number} {worker.pid}"], check=True)
-    assert_same([first, *batches_of_run], batches(examples))
+    assert_same([first, *batches_of_run], batches(dataset))
     assert worker.is_alive()
     worker.terminate()
     worker.join(5)
     assert worker.exitcode == 0
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"batch_size": 8}, "batch_size is 8"),
-        ({"world_size": 3}, "divide among 3 ranks"),
-        ({"rank": 1}, "rank 1"),
-        ({"start_step": 7}, "steps 7 to 6"),
-        ({"pad_to": "wave"}, "pad_to is 'wave'; it should be crop or longest"),
-    ],
-)
-def test_wrong_arguments_are_named(examples: SpeechDataset, changes: dict, named: str) -> None:
-    settings: dict[str, Any] = {"start_step": 0, "stop_step": 6, "batch_size": 4, "num_workers": 0, **changes}
-    with pytest.raises(ValueError, match=named):
-        make_dataloader(examples, **settings)
+def test_a_batch_that_does_not_divide_among_the_ranks_is_an_error(dataset: SpeechDataset) -> None:
+    with pytest.raises(ValueError, match="batch_size=4: should be a multiple of the 3 ranks"):
+        make_dataloader(dataset, start_step=0, stop_step=6, world_size=3)
+    for steps, rank in (((7, 6), 0), ((0, 6), 1)):
+        with pytest.raises(AssertionError):
+            make_dataloader(dataset, start_step=steps[0], stop_step=steps[1], rank=rank)

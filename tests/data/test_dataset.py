@@ -1,4 +1,4 @@
-"""An example is a function of (seed, step, slot): crop, level and degradation fit its clean speech and its target."""
+"""An example is a function of (seed, step, slot), and its crop, level, degradation and target belong together."""
 
 import shutil
 from collections import Counter
@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scanning import scan
+from data_configs import NO_DEGRADATION, data_config, degradation_config
+from scanning import scan_folder
 
 from miipher2.audio.io import AudioError, read_audio, write_audio
-from miipher2.audio.levels import active_level_db
+from miipher2.audio.levels import active_level_db, frame_energies
 from miipher2.audio.resample import resample
+from miipher2.config.schema_data import DataConfig
 from miipher2.data.dataset import SpeechDataset
 from miipher2.data.manifest import Manifest
 from miipher2.data.pools import Pools
 
-DEGRADATION = {"room": {"probability": 0.5}, "noise": {"probability": 1.0, "snr_db": [5, 20]}}
+DEGRADATION = degradation_config({"room": {"probability": 0.5}, "noise": {"probability": 1.0, "snr_db": [5, 20]}})
 
 
 def make(root: Path, **changes: Any) -> SpeechDataset:
@@ -25,16 +27,10 @@ def make(root: Path, **changes: Any) -> SpeechDataset:
     pools = Pools(Manifest.read(prepared / "noise.parquet"), Manifest.read(prepared / "rooms.parquet"), root)
     manifest = changes.pop("manifest", Manifest.read(prepared / "manifest.parquet"))
     degradation = changes.pop("degradation", DEGRADATION)
-    settings: dict[str, Any] = {
-        "root": root,
-        "seed": 5,
-        "batch_size": 4,
-        "crop_seconds": 1.0,
-        "sample_rate_hz": 16000,
-        "level_db": (-35.0, -25.0),
-        "segment_frames": 10,
-    }
-    return SpeechDataset(manifest, pools, degradation, **{**settings, **changes})
+    crop: dict[str, Any] = {"crop_seconds": 1.0, "level_db": (-35.0, -25.0), "segment_frames": 10}
+    data = data_config(**{key: changes.pop(key, value) for key, value in crop.items()})
+    settings: dict[str, Any] = {"root": root, "seed": 5, "batch_size": 4, "sample_rate_hz": 16000, **changes}
+    return SpeechDataset(manifest, pools, data, degradation, **settings)
 
 
 def same(first: dict, second: dict) -> bool:
@@ -51,14 +47,14 @@ def test_an_example_is_the_same_in_any_order_and_any_instance(root: Path) -> Non
 
 
 def test_every_epoch_holds_each_utterance_once_in_its_own_order(root: Path) -> None:
-    examples = make(root, degradation=None)
+    examples = make(root, degradation=NO_DEGRADATION)
     seen = [int(examples[divmod(number, 4)]["utterance"]) for number in range(24)]
     assert Counter(seen[:12]) == Counter(range(12)) == Counter(seen[12:])
     assert seen[:12] != seen[12:]
 
 
 @pytest.mark.parametrize("rate_hz", [16000, 24000, 22050, 48000])
-def test_shapes_and_target_fit_the_clean_crop(root: Path, rate_hz: int) -> None:
+def test_target_is_the_clean_crop_at_its_rate(root: Path, rate_hz: int) -> None:
     examples = make(root, sample_rate_hz=rate_hz)
     for slot in range(4):
         example = examples[(1, slot)]
@@ -75,22 +71,22 @@ def test_shapes_and_target_fit_the_clean_crop(root: Path, rate_hz: int) -> None:
 
 
 def test_degraded_and_clean_share_no_memory_and_differ(root: Path) -> None:
-    for degradation in (DEGRADATION, None):
+    for degradation in (DEGRADATION, NO_DEGRADATION):
         example = make(root, degradation=degradation)[(0, 0)]
         pointers = {example[key].data_ptr() for key in ("clean", "degraded", "target")}
         assert len(pointers) == 3
-        assert torch.equal(example["clean"], example["degraded"]) == (degradation is None)
+        assert torch.equal(example["clean"], example["degraded"]) == (degradation is NO_DEGRADATION)
 
 
-def test_clean_does_not_hang_on_the_degradation(root: Path) -> None:
-    with_it, without = make(root), make(root, degradation=None)
+def test_clean_does_not_depend_on_the_degradation(root: Path) -> None:
+    with_it, without = make(root), make(root, degradation=NO_DEGRADATION)
     for slot in range(4):
         for key in ("clean", "target", "valid_frames", "segment_start", "utterance"):
             assert torch.equal(with_it[(2, slot)][key], without[(2, slot)][key])
 
 
 def test_short_utterances_are_padded_and_counted_in_frames(root: Path) -> None:
-    examples = make(root, crop_seconds=2.0, segment_frames=30, degradation=None)
+    examples = make(root, crop_seconds=2.0, segment_frames=30, degradation=NO_DEGRADATION)
     short = 0
     for number in range(24):
         example = examples[divmod(number, 4)]
@@ -103,11 +99,11 @@ def test_short_utterances_are_padded_and_counted_in_frames(root: Path) -> None:
     assert short > 0
 
 
-def test_crops_and_segments_begin_on_frames_all_over_the_utterance(root: Path) -> None:
+def test_crops_and_segments_start_on_frames_all_over_the_utterance(root: Path) -> None:
     manifest = Manifest.read(root / "data/prepared/manifest.parquet")
     longest = max(range(len(manifest)), key=lambda index: manifest.row(index).seconds)
     one = Manifest.from_utterances([manifest.row(longest)])
-    examples = make(root, manifest=one, degradation=None, level_db=(-30, -30))
+    examples = make(root, manifest=one, degradation=NO_DEGRADATION, level_db=(-30.0, -30.0))
     wave, rate_hz = read_audio(root / one.row(0).path)
     whole = resample(wave, rate_hz, 16000)
     whole = whole * np.float32(10 ** ((-30 - one.row(0).level_db) / 20))
@@ -126,29 +122,30 @@ def test_crops_and_segments_begin_on_frames_all_over_the_utterance(root: Path) -
 
 
 def test_level_is_drawn_in_its_range_and_never_clips(root: Path) -> None:
-    examples = make(root, degradation=None, crop_seconds=4.0)
-    levels = [active_level_db(examples[divmod(number, 4)]["clean"].numpy()) for number in range(24)]
+    examples = make(root, degradation=NO_DEGRADATION, crop_seconds=4.0)
+    waves = [examples[divmod(number, 4)]["clean"].numpy() for number in range(24)]
+    levels = [active_level_db(frame_energies(wave), len(wave)) for wave in waves]
     assert all(-35.5 < level < -24.5 for level in levels)
     assert np.ptp(levels) > 5
-    loud = make(root, degradation=None, level_db=(0, 0))
+    loud = make(root, degradation=NO_DEGRADATION, level_db=(0.0, 0.0))
     assert max(float(loud[(0, slot)]["clean"].abs().max()) for slot in range(4)) <= 0.991
 
 
 def test_silent_utterance_stays_silent(root: Path, tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", np.zeros(20000, np.float32), 16000)
-    silent = scan(tmp_path, root)
+    silent = scan_folder(tmp_path, root)
     example = make(root, manifest=silent)[(0, 0)]
     assert not example["clean"].any()
     assert not example["degraded"].any()
 
 
-def test_another_stream_name_hears_other_crops(root: Path) -> None:
+def test_another_stream_name_draws_other_crops_of_the_same_utterances(root: Path) -> None:
     one, other = make(root), make(root, stream_name="valid")
     assert torch.equal(one[(0, 0)]["utterance"], other[(0, 0)]["utterance"])
     assert not torch.equal(one[(0, 0)]["degraded"], other[(0, 0)]["degraded"])
 
 
-def test_a_changed_or_missing_file_is_named(root: Path, tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_is_an_error(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "copy")
     examples = make(tmp_path / "copy")
     path = tmp_path / "copy" / examples.manifest.row(int(examples[(0, 0)]["utterance"])).path
@@ -164,17 +161,28 @@ def test_a_changed_or_missing_file_is_named(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
-        ({"sample_rate_hz": 16010}, "sample_rate_hz is 16010"),
-        ({"crop_seconds": 0.01}, r"crop_seconds is 0\.01"),
-        ({"segment_frames": 51}, "segment_frames is 51"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"level_db": (-10, -20)}, "level_db"),
-        ({"manifest": Manifest.from_utterances([])}, "no utterance"),
-        ({"degradation": {"wind": {"probability": 1}}}, "'wind'"),
+        ({"crop_seconds": 0.01}, r"crop_seconds=0\.01: should be a whole number of frames"),
+        ({"crop_seconds": 0.0}, r"crop_seconds=0\.0: should be greater than 0"),
+        ({"segment_frames": 51}, "segment_frames=51: the crop has 50 frames"),
+        ({"level_db": [-10.0, -20.0]}, r"level_db=\[-10\.0, -20\.0\]: should be \[low, high\]"),
+        ({"on_bad_file": "ignore"}, "on_bad_file=ignore: should be one of error, skip"),
+        ({"pad_to": "wave"}, "pad_to=wave: should be one of crop, longest"),
     ],
 )
-def test_wrong_arguments_are_named_at_once(root: Path, changes: dict, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        make(root, **changes)
+def test_wrong_configuration_is_an_error_that_names_the_key(changes: dict[str, Any], message: str) -> None:
+    values: dict[str, Any] = {"crop_seconds": 1.0, "level_db": [-30.0, -20.0], "segment_frames": 10, **changes}
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**values)
+
+
+def test_a_split_without_utterances_is_an_error(root: Path) -> None:
+    with pytest.raises(ValueError, match="the manifest holds no utterance"):
+        make(root, manifest=Manifest.from_utterances([]))
+
+
+def test_an_index_outside_the_batch_is_an_error(root: Path) -> None:
+    for index in ((-1, 0), (0, 4), (0, -1)):
+        with pytest.raises(IndexError, match="of batches of 4"):
+            make(root)[index]

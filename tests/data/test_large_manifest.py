@@ -1,4 +1,4 @@
-"""A manifest of a million utterances is mapped: any row in a moment, and no memory that grows with it."""
+"""A manifest of a million utterances is memory-mapped: constant time per row, and no memory of its own."""
 
 import hashlib
 import subprocess
@@ -19,7 +19,6 @@ import sys, gc
 from pathlib import Path
 import numpy as np
 from miipher2.data.manifest import Manifest
-from miipher2.data.sampler import Order
 
 def own_mb():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -37,7 +36,7 @@ print(own_mb() - before)
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a manifest file of a million rows, one in twenty of them not for training."""
+    """Return a manifest file of a million rows, one in twenty of them held out."""
     numbers = np.arange(ROWS)
     digests = [hashlib.sha256(number.tobytes()).hexdigest() for number in numbers]
     columns = {
@@ -55,12 +54,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = pa.table([pa.array(columns.get(field.name, np.zeros(ROWS)), field.type) for field in SCHEMA], SCHEMA)
     path = tmp_path_factory.mktemp("large") / "manifest.parquet"
     manifest = Manifest.from_table(table)
-    manifest._digest = "d" * 64  # that of a million rows takes seconds, and is not what is tested
+    manifest._digest = "d" * 64  # that of a million rows takes seconds, and is not tested here
     manifest.write(path)
     return path
 
 
-def test_a_large_manifest_takes_no_memory_of_its_own(path: Path) -> None:
+def test_a_large_manifest_needs_no_memory_of_its_own(path: Path) -> None:
     assert path.with_suffix(".arrow").stat().st_size > 150e6
     done = subprocess.run([sys.executable, "-c", OPEN_AND_READ, str(path)], capture_output=True, text=True, check=True)
     # The numbers of the rows of a split, 4 bytes each, and little else; the whole file would be more than 150 MB.
@@ -79,7 +78,7 @@ def test_a_row_takes_no_longer_in_a_large_manifest_than_in_a_small(path: Path) -
     assert min(seconds[1::2]) < 5 * min(seconds[::2])
 
 
-def test_without_its_mapped_twin_or_with_another_the_parquet_counts(path: Path, tmp_path: Path) -> None:
+def test_the_parquet_is_read_if_the_mapped_file_is_missing_or_another(path: Path, tmp_path: Path) -> None:
     first = Manifest.read(path)
     few = Manifest.from_utterances([first.row(index) for index in range(50)])
     other = Manifest.from_utterances([first.row(index) for index in range(50, 80)])

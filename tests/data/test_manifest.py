@@ -1,4 +1,4 @@
-"""The manifest knows its files by content, splits them by a fixed rule, and its digest sees what can alter training."""
+"""The manifest identifies files by content, and its digest covers what can alter training."""
 
 import dataclasses
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scanning import scan
+from scanning import scan_folder
 
 from miipher2.audio.io import write_audio
 from miipher2.data.manifest import SPLITS, Manifest
@@ -26,8 +26,8 @@ def test_written_manifest_reads_back(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.parquet").read_bytes() == (root / "data/prepared/manifest.parquet").read_bytes()
 
 
-def test_splits_are_apart_and_together_everything(root: Path) -> None:
-    manifest = scan(root / "data/speech", root)
+def test_splits_are_disjoint_and_complete(root: Path) -> None:
+    manifest = scan_folder(root / "data/speech", root)
     parts = [rows(manifest.select(split)) for split in SPLITS]
     assert all(parts)
     assert sorted(row.sha256 for part in parts for row in part) == [row.sha256 for row in rows(manifest)]
@@ -35,19 +35,19 @@ def test_splits_are_apart_and_together_everything(root: Path) -> None:
         manifest.select("dev")
 
 
-def test_rows_name_language_and_speaker_by_folder(root: Path) -> None:
-    manifest = scan(root / "data/speech", root)
+def test_folders_give_language_and_speaker(root: Path) -> None:
+    manifest = scan_folder(root / "data/speech", root)
     assert {(row.language, row.speaker) for row in rows(manifest)} == {("en", "en"), ("fr", "fr/alice")}
     assert all(row.path.startswith("data/speech/") for row in rows(manifest))
 
 
-def test_manifest_of_moved_and_renamed_files_is_the_same_but_for_paths(root: Path, tmp_path: Path) -> None:
-    before = scan(root / "data/speech", root)
+def test_moving_and_renaming_files_changes_only_paths(root: Path, tmp_path: Path) -> None:
+    before = scan_folder(root / "data/speech", root)
     for path in (root / "data/speech").rglob("*.flac"):
         target = tmp_path / "b" / path.parent.relative_to(root / "data/speech") / f"{99 - int(path.stem)}.flac"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    after = scan(tmp_path / "b", root)
+    after = scan_folder(tmp_path / "b", root)
     assert [dataclasses.replace(row, path="") for row in rows(after)] == [
         dataclasses.replace(row, path="") for row in rows(before)
     ]
@@ -59,7 +59,7 @@ def test_manifest_of_moved_and_renamed_files_is_the_same_but_for_paths(root: Pat
     "change",
     [{"sha256": "0" * 64}, {"split": "valid"}, {"speaker": "x"}, {"language": "x"}, {"seconds": 9.0}, {"corpus": "x"}],
 )
-def test_digest_sees_what_can_alter_training(root: Path, change: dict) -> None:
+def test_digest_covers_what_can_alter_training(root: Path, change: dict) -> None:
     train = rows(Manifest.read(root / "data/prepared/manifest.parquet").select("train"))
     changed = [dataclasses.replace(train[0], **change), *train[1:]]
     assert Manifest.from_utterances(changed).digest != Manifest.from_utterances(train).digest
@@ -70,18 +70,18 @@ def test_one_more_file_moves_no_other_to_another_split(tmp_path: Path) -> None:
     for index in range(60):
         wave = stream(index, "x").uniform(-0.1, 0.1, 50).astype(np.float32)
         write_audio(tmp_path / f"{index}.wav", wave, 16000)
-    whole = {row.sha256: row.split for row in rows(scan(tmp_path, tmp_path))}
+    whole = {row.sha256: row.split for row in rows(scan_folder(tmp_path, tmp_path))}
     (tmp_path / "7.wav").unlink()
-    fewer = {row.sha256: row.split for row in rows(scan(tmp_path, tmp_path))}
+    fewer = {row.sha256: row.split for row in rows(scan_folder(tmp_path, tmp_path))}
     assert set(whole.values()) == set(SPLITS)
     assert fewer.items() <= whole.items()
 
 
-def test_missing_and_foreign_manifests_are_named(tmp_path: Path) -> None:
+def test_missing_and_foreign_manifests_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.parquet"):
         Manifest.read(tmp_path / "none.parquet")
     (tmp_path / "bad.parquet").write_text("x")
     with pytest.raises(ValueError, match=r"bad\.parquet"):
         Manifest.read(tmp_path / "bad.parquet")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        scan(tmp_path / "nowhere", tmp_path)
+        scan_folder(tmp_path / "nowhere", tmp_path)

@@ -4,17 +4,20 @@ import io
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from data_configs import data_config, degradation_config
 from omegaconf import OmegaConf
-from synthetic_voices import voice
+from synthetic_voices import synthetic_voice
 
 from miipher2.audio.io import write_audio
+from miipher2.config.load import to_dataclass
+from miipher2.config.schema_data import PrepareDataConfig
 from miipher2.data.dataloader import make_dataloader
 from miipher2.data.dataset import SpeechDataset
-from miipher2.data.prepared import Prepared
-from miipher2.preparation.corpora import corpora_of
+from miipher2.data.prepared import PreparedData
 from miipher2.preparation.prepare import prepare
 
 MIXTURE = """
@@ -36,54 +39,53 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, subset in enumerate([*["train-clean-100"] * 10, "dev-clean", "test-clean"]):
         path = root / f"corpora/LibriTTS_R/{subset}/{number}/1/{number}_1.wav"
         path.parent.mkdir(parents=True)
-        write_audio(path, voice(0.6, 24000, number), 24000)
+        write_audio(path, synthetic_voice(0.6, 24000, number), 24000)
     (root / "corpora/shards").mkdir()
     with tarfile.open(root / "corpora/shards/0.tar", "w") as shard:
         for number in range(8):
-            write_audio(root / "one.flac", voice(0.6, seed=100 + number), 16000)
+            write_audio(root / "one.flac", synthetic_voice(0.6, seed=100 + number), 16000)
             member = tarfile.TarInfo(f"ja/s{number}/{number}.flac")
             content = (root / "one.flac").read_bytes()
             member.size = len(content)
             shard.addfile(member, io.BytesIO(content))
-    config = stage_config(OmegaConf.create(MIXTURE), "data")
-    report = prepare(corpora_of(config, root), root / "data/prepared", root=root, seed=0, noise_files=2, rooms=1)
+    config = to_dataclass(OmegaConf.merge(OmegaConf.structured(PrepareDataConfig), OmegaConf.create(MIXTURE)))
+    report = prepare(config, root)
     assert {name: group["utterances"] for name, group in report["corpora"].items()} == {"libritts_r": 12, "shards": 8}
     assert set(report["languages"]) == {"en", "ja"}
     return root
 
 
 def make(root: Path) -> SpeechDataset:
-    data = Prepared.read(root, "data/prepared")
-    degradation = {"babble": {"probability": 0.5, "snr_db": [5, 20]}, "noise": {"probability": 0.5, "snr_db": [5, 20]}}
+    data = PreparedData.read(root, "data/prepared")
+    half: dict[str, Any] = {"probability": 0.5, "snr_db": [5, 20]}
     return SpeechDataset(
         data.speech.select("train"),
         data.pools(root, "train"),
-        degradation,
+        data_config(0.4),
+        degradation_config({"babble": half, "noise": half}),
         root=root,
         seed=1,
         batch_size=4,
-        crop_seconds=0.4,
         sample_rate_hz=24000,
-        level_db=(-30, -20),
         weights=data.weights,
     )
 
 
 @pytest.mark.parametrize(("start", "workers"), [(0, 2), (3, 0), (3, 1)])
-def test_batches_of_a_mixture_hang_on_nothing_but_the_step(root: Path, start: int, workers: int) -> None:
+def test_batches_of_a_mixture_depend_on_the_step_only(root: Path, start: int, workers: int) -> None:
     whole, again = (
-        list(make_dataloader(make(root), start_step=begin, stop_step=6, batch_size=4, num_workers=count))
+        list(make_dataloader(make(root), start_step=begin, stop_step=6, num_workers=count))
         for begin, count in ((0, 0), (start, workers))
     )
     for one, other in zip(whole[start:], again, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_weights_are_kept_and_counted_in_the_digest(root: Path, tmp_path: Path) -> None:
+def test_weights_are_kept_and_part_of_the_digest(root: Path, tmp_path: Path) -> None:
     examples = make(root)
-    heard = [int(examples[divmod(number, 4)]["utterance"]) for number in range(120)]
-    counts = Counter(examples.manifest.row(index).corpus for index in heard)
+    utterances = [int(examples[divmod(number, 4)]["utterance"]) for number in range(120)]
+    counts = Counter(examples.manifest.row(index).corpus for index in utterances)
     assert 70 < counts["libritts_r"] < 110  # four standard deviations of 90
-    data = Prepared.read(root, "data/prepared")
-    other = Prepared(data.speech, data.noises, data.rooms, {"libritts_r": 1.0, "shards": 1.0})
+    data = PreparedData.read(root, "data/prepared")
+    other = PreparedData(data.speech, data.noises, data.rooms, {"libritts_r": 1.0, "shards": 1.0})
     assert other.digest != data.digest

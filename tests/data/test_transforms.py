@@ -1,22 +1,23 @@
-"""What every kind of degradation keeps, whatever is drawn: length, place, range, silence, and the clean speech."""
+"""Every transform keeps length, position, range, silence and the clean speech, whatever is drawn."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from data_configs import degradation_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from synthetic_voices import voice
+from synthetic_voices import synthetic_voice
 
-from miipher2.audio import codecs
-from miipher2.audio.levels import active
+from miipher2.audio.codecs import BIT_RATE_CODECS
+from miipher2.audio.levels import active_samples
 from miipher2.audio.resample import resample
 from miipher2.config.paths import ROOT
-from miipher2.config.schema_data import DegradationConfig
+from miipher2.config.schema_data import CODECS, BabbleConfig, DegradationConfig
 from miipher2.data.degradations.additive import Babble, Colour, Hum
-from miipher2.data.degradations.chain import CHAIN, KINDS, Degradation, apply, draw
+from miipher2.data.degradations.chain import CHAIN, TRANSFORMS, Degradation, apply, draw
 from miipher2.data.degradations.channel import PACKET_SAMPLES, Codec, Dc, Level, PacketLoss, QuantileClipping
 from miipher2.data.degradations.filters import LowPass, Resampling
 from miipher2.data.manifest import Manifest
@@ -27,8 +28,8 @@ from miipher2.rng import stream
 few = settings(
     max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-DEFAULTS: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(DegradationConfig))  # type: ignore[assignment]
-ALWAYS = {name: {**values, "probability": 1.0} for name, values in DEFAULTS.items() if name != "order"}
+VALUES = {name: {"probability": 1.0} for name in TRANSFORMS}
+ALWAYS = degradation_config(VALUES)
 
 
 @pytest.fixture(scope="module")
@@ -38,35 +39,36 @@ def pools(root: Path) -> Pools:
     return Pools(noises, rooms, root, voices=speech.select("train"))
 
 
-def ratio_db(clean: np.ndarray, degraded: np.ndarray) -> float:
-    """Return the ratio of speech to what was added, over the active speech."""
-    is_speech = active(clean)
+def snr_db_of(clean: np.ndarray, degraded: np.ndarray) -> float:
+    """Return the SNR over the active speech."""
+    is_speech = active_samples(clean)
     speech, noise = clean[is_speech].astype(float), (degraded - clean)[is_speech].astype(float)
     return float(10 * np.log10(np.mean(speech**2) / np.mean(noise**2)))
 
 
 def lag(before: np.ndarray, after: np.ndarray) -> int:
-    """Return by how many values `after` lags, from the peak of the cross-correlation."""
+    """Return by how many samples `after` lags, by the peak of the cross-correlation."""
     size = 2 * len(before)
     correlation = np.fft.irfft(np.fft.rfft(after, size) * np.conj(np.fft.rfft(before, size)), size)
-    place = int(correlation.argmax())
-    return place if place < size // 2 else place - size
+    peak = int(correlation.argmax())
+    return peak if peak < size // 2 else peak - size
 
 
-def test_the_schema_the_chain_and_the_kinds_name_the_same(pools: Pools) -> None:
-    assert sorted(CHAIN) == sorted(KINDS) == sorted(ALWAYS)
-    assert len(draw(stream(0, "all"), ALWAYS, pools).parts) == len(KINDS)
+def test_schema_and_chain_have_the_same_transforms(pools: Pools) -> None:
+    keys = {field.name for field in fields(DegradationConfig)} - {"order"}
+    assert sorted(CHAIN) == sorted(TRANSFORMS) == sorted(keys)
+    assert len(draw(stream(0, "all"), ALWAYS, pools, 16000).transforms) == len(TRANSFORMS)
 
 
 @few
 @given(seed=st.integers(0, 2**32), samples=st.integers(1, 20000), order=st.sampled_from(["chain", "random"]))
 def test_any_chain_keeps_length_range_and_the_clean_speech(pools: Pools, seed: int, samples: int, order: str) -> None:
-    clean = voice(1.25, seed=seed % 7)[:samples]
+    clean = synthetic_voice(1.25, seed=seed % 7)[:samples]
     before = clean.copy()
     clean.flags.writeable = False
-    probability = stream(seed, "p").random()
-    chosen = {name: {**values, "probability": probability} for name, values in ALWAYS.items()} | {"order": order}
-    drawn = draw(stream(seed, "x"), chosen, pools, samples)
+    probability = float(stream(seed, "p").random())
+    config = degradation_config({name: {"probability": probability} for name in TRANSFORMS} | {"order": order})
+    drawn = draw(stream(seed, "x"), config, pools, samples)
     degraded = apply(clean, drawn, pools)
     np.testing.assert_array_equal(clean, before)
     assert not np.shares_memory(clean, degraded)
@@ -79,70 +81,69 @@ def test_any_chain_keeps_length_range_and_the_clean_speech(pools: Pools, seed: i
 
 
 @few
-@given(kind=st.sampled_from(["babble", "colour", "hum"]), seed=st.integers(0, 2**32), snr_db=st.floats(-5, 40))
-def test_what_is_added_has_its_ratio_within_a_tenth_of_a_decibel(
-    pools: Pools, kind: str, seed: int, snr_db: float
+@given(name=st.sampled_from(["babble", "colour", "hum"]), seed=st.integers(0, 2**32), snr_db=st.floats(-5, 40))
+def test_additive_transforms_have_their_snr_within_a_tenth_of_a_decibel(
+    pools: Pools, name: str, seed: int, snr_db: float
 ) -> None:
-    clean = (0.2 * voice(1.5, seed=seed % 5)).astype(np.float32)
+    clean = (0.2 * synthetic_voice(1.5, seed=seed % 5)).astype(np.float32)
     clean[:4000] = 0.0
-    part = KINDS[kind].draw(stream(seed, "x"), pools, len(clean), snr_db=[snr_db, snr_db])
-    assert abs(ratio_db(clean, part.apply(clean, pools)) - snr_db) < 0.1
+    config = getattr(degradation_config({name: {"snr_db": [snr_db, snr_db]}}), name)
+    transform = TRANSFORMS[name].draw(stream(seed, "x"), config, pools, len(clean))
+    assert abs(snr_db_of(clean, transform.apply(clean, pools)) - snr_db) < 0.1
 
 
 @pytest.mark.parametrize("name", [name for name in CHAIN if name not in ("room", "noise", "babble", "colour", "hum")])
-def test_what_is_not_added_stays_in_its_place(pools: Pools, name: str) -> None:
-    clean = voice(1.0)
+def test_other_transforms_delay_nothing(pools: Pools, name: str) -> None:
+    clean = synthetic_voice(1.0)
     for seed in range(6):
-        assert (
-            abs(lag(clean, KINDS[name].draw(stream(seed, "x"), pools, 16000, **ranges(name)).apply(clean, pools))) <= 1
-        )
-
-
-def ranges(name: str) -> dict[str, Any]:
-    """Return the settings of a kind without its probability."""
-    return {key: value for key, value in ALWAYS[name].items() if key != "probability"}
+        transform = TRANSFORMS[name].draw(stream(seed, "x"), getattr(ALWAYS, name), pools, 16000)
+        assert abs(lag(clean, transform.apply(clean, pools))) <= 1
 
 
 @few
-@given(codec=st.sampled_from(codecs.CODECS), kbps=st.floats(8, 128), seed=st.integers(0, 20))
+@given(codec=st.sampled_from(CODECS), kbps=st.floats(8, 128), seed=st.integers(0, 20))
 def test_every_codec_at_any_rate_stays_within_one_sample(pools: Pools, codec: str, kbps: float, seed: int) -> None:
-    clean = voice(1.0, seed=seed)
-    coded = Codec(codec, kbps if codec in codecs.RATED_CODECS else None).apply(clean, pools)
+    clean = synthetic_voice(1.0, seed=seed)
+    coded = Codec(codec, kbps if codec in BIT_RATE_CODECS else None).apply(clean, pools)
     assert abs(lag(clean, coded)) <= 1
 
 
-def test_random_order_is_drawn_and_alters_nothing_else(pools: Pools) -> None:
+def test_random_order_is_drawn_and_changes_nothing_else(pools: Pools) -> None:
     orders = set()
     for seed in range(20):
-        fixed, free = (draw(stream(seed, "x"), {**ALWAYS, "order": order}, pools) for order in ("chain", "random"))
-        assert list(fixed.as_dict()) == list(CHAIN)
-        assert free.as_dict() == fixed.as_dict()  # the same values; dictionaries compare without order
-        orders.add(tuple(free.as_dict()))
+        chain, shuffled = (
+            draw(stream(seed, "x"), degradation_config(VALUES | {"order": order}), pools, 16000).as_dict()
+            for order in ("chain", "random")
+        )
+        assert list(chain) == list(CHAIN)
+        assert shuffled == chain  # the same values: dictionaries compare without order
+        orders.add(tuple(shuffled))
     assert len(orders) == 20
-    with pytest.raises(ValueError, match="'any'; it should be one of chain, random"):
-        draw(stream(0, "x"), {**ALWAYS, "order": "any"}, pools)
 
 
-def test_a_later_kind_moves_no_earlier_one(pools: Pools) -> None:
-    few_kinds = {name: ALWAYS[name] for name in ("room", "noise", "band_limit", "clipping", "codec")}
+def test_a_transform_that_does_not_happen_changes_no_other(pools: Pools) -> None:
+    first_five = degradation_config(
+        {name: VALUES[name] for name in ("room", "noise", "band_limit", "clipping", "codec")}
+    )
     for seed in range(10):
-        alone, among = (draw(stream(seed, "x"), chosen, pools).as_dict() for chosen in (few_kinds, ALWAYS))
-        assert alone.items() <= among.items()
+        some, every = (draw(stream(seed, "x"), config, pools, 16000).as_dict() for config in (first_five, ALWAYS))
+        assert some.items() <= every.items()
 
 
 def test_babble_is_several_voices_of_the_pool(pools: Pools) -> None:
-    clean = voice(1.0)
-    drawn = [Babble.draw(stream(seed, "x"), pools, 16000, snr_db=[5, 5], voices=[2, 4]) for seed in range(40)]
-    assert {len(part.voices) for part in drawn} == {2, 3, 4}
-    assert {index for part in drawn for index in part.voices} == set(range(len(pools.voices)))
+    clean = synthetic_voice(1.0)
+    config = BabbleConfig(snr_db=[5.0, 5.0], voices=[2, 4])
+    drawn = [Babble.draw(stream(seed, "x"), config, pools, 16000) for seed in range(40)]
+    assert {len(babble.voices) for babble in drawn} == {2, 3, 4}
+    assert {index for babble in drawn for index in babble.voices} == set(range(len(pools.voices)))
     one = Babble((3,), (0.0,), (-3.0,), 10.0).apply(clean, pools) - clean
-    wave, rate_hz = pools.voice(3, 0.0, 16000)
+    wave, rate_hz = pools.read_voice(3, 0.0, 16000)
     assert pools.voices.row(3).sample_rate_hz == rate_hz
     alone = resample(wave, rate_hz, 16000)[:16000]
     assert np.corrcoef(one, alone)[0, 1] > 0.999
 
 
-def test_colour_falls_as_its_slope_says(pools: Pools) -> None:
+def test_coloured_noise_falls_by_its_slope(pools: Pools) -> None:
     clean = np.full(32000, 0.1, np.float32)
     for slope in (0.0, 1.0, 2.0):
         power = np.abs(np.fft.rfft(Colour(slope, 7, 0.0).apply(clean, pools) - clean)) ** 2
@@ -157,7 +158,7 @@ def test_hum_is_harmonics_of_the_mains(pools: Pools) -> None:
     assert power[[100, 200, 300, 400, 500]].sum() > 0.999 * power.sum()
 
 
-def test_resampling_and_low_pass_cut_where_they_say(pools: Pools) -> None:
+def test_resampling_and_low_pass_cut_at_their_frequency(pools: Pools) -> None:
     white = stream(0, "white").uniform(-0.5, 0.5, 16000).astype(np.float32)
     before = np.abs(np.fft.rfft(white)) ** 2
     for rate_hz in (4000, 8000, 11025):
@@ -185,8 +186,8 @@ def test_packet_loss_loses_whole_packets_and_about_its_share(pools: Pools, conce
     assert 0.08 < np.mean(lost) <= 0.1
 
 
-def test_level_dc_and_quantile_clipping_do_what_they_say(pools: Pools) -> None:
-    wave = voice(0.5)
+def test_level_dc_and_quantile_clipping_have_the_drawn_size(pools: Pools) -> None:
+    wave = synthetic_voice(0.5)
     np.testing.assert_allclose(Level(-20.0).apply(wave, pools), wave / 10, rtol=1e-5)
     np.testing.assert_allclose(Dc(0.05).apply(wave, pools), wave + 0.05, atol=1e-7)
     clipped = QuantileClipping(0.1, 0.05).apply(wave, pools)
@@ -197,7 +198,6 @@ def test_level_dc_and_quantile_clipping_do_what_they_say(pools: Pools) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs/degradation").glob("*.yaml")))
 def test_every_shipped_configuration_fits_the_schema_and_draws(pools: Pools, name: str) -> None:
     loaded = OmegaConf.load(ROOT / f"configs/degradation/{name}.yaml")
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(DegradationConfig), loaded))
-    drawn = [draw(stream(seed, name), merged, pools) for seed in range(200)]  # type: ignore[arg-type]
-    happened = {kind for each in drawn for kind in each.as_dict()}
-    assert happened == {kind for kind, values in loaded.items() if kind != "order" and values.probability > 0}
+    config = degradation_config(loaded)
+    happened = {key for seed in range(200) for key in draw(stream(seed, name), config, pools, 16000).as_dict()}
+    assert happened == {key for key, values in loaded.items() if key != "order" and values.probability > 0}

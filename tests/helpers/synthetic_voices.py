@@ -5,8 +5,8 @@ import numpy as np
 from miipher2.rng import stream
 
 
-def voice(seconds: float, rate_hz: int = 16000, seed: int = 0) -> np.ndarray:
-    """Return a buzz with pauses, at the level of speech: harmonics of a pitch of its own, and a little breath."""
+def synthetic_voice(seconds: float, rate_hz: int = 16000, seed: int = 0) -> np.ndarray:
+    """Return a buzz with pauses at the level of speech: harmonics of a pitch, with a little breath noise."""
     rng = stream(seed, "voice")
     time = np.arange(round(seconds * rate_hz)) / rate_hz
     pitch_hz = rng.uniform(90, 250)

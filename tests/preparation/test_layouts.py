@@ -1,15 +1,16 @@
-"""Corpora in their published layouts: speaker, language, split and what is left out, on small trees made like them."""
+"""Published layouts give speaker, language and split, on small trees laid out like the corpora."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from synthetic_voices import voice
+from synthetic_voices import synthetic_voice
 
 from miipher2.audio.io import write_audio
+from miipher2.config.schema_data import CORPUS_LAYOUTS, CorpusConfig
 from miipher2.data.manifest import SPLITS, Manifest
-from miipher2.preparation.corpora import Corpus, gather
-from miipher2.preparation.layouts import list_sounds
+from miipher2.preparation.corpora import Corpus, index_corpora
+from miipher2.preparation.layouts import TREE_LAYOUTS, list_sounds
 
 LIBRITTS = [
     f"LibriTTS_R/{subset}/{speaker}/1241/{speaker}_1241_000000_{index:06d}.wav"
@@ -41,11 +42,11 @@ VCTK = [
 
 
 def make(folder: Path, names: Sequence[str]) -> Path:
-    """Make a tree of sounds, all different, with a text beside each and one sound that belongs to no layout."""
+    """Write a tree of different sounds, with a text beside each and one sound that belongs to no layout."""
     for index, name in enumerate([*names, "extra/room_tone.wav"]):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_audio(path, voice(0.1, seed=index), 16000)
+        write_audio(path, synthetic_voice(0.1, seed=index), 16000)
         path.with_suffix(".normalized.txt").write_text("words")
     return folder
 
@@ -53,6 +54,10 @@ def make(folder: Path, names: Sequence[str]) -> Path:
 def labels(folder: Path, layout: str, subsets: tuple[str, ...] | None = None) -> set[tuple[str, str, str | None]]:
     sounds = list_sounds(folder, layout, subsets).sounds
     return {(sound.speaker, sound.language, sound.split) for sound in sounds}
+
+
+def test_schema_names_the_layouts_there_are() -> None:
+    assert ("folder", *TREE_LAYOUTS, "webdataset") == CORPUS_LAYOUTS
 
 
 def test_libritts_r_has_speakers_and_splits_of_its_own(tmp_path: Path) -> None:
@@ -69,7 +74,7 @@ def test_libritts_r_has_speakers_and_splits_of_its_own(tmp_path: Path) -> None:
     assert listing.other_files == 9
 
 
-def test_jvs_leaves_whispers_and_falsetto_out_unless_asked_for(tmp_path: Path) -> None:
+def test_jvs_leaves_out_whispers_and_falsetto_by_default(tmp_path: Path) -> None:
     make(tmp_path, JVS)
     assert labels(tmp_path, "jvs") == {(f"jvs{speaker:03d}", "ja", None) for speaker in (1, 2, 3)}
     assert len(list_sounds(tmp_path, "jvs").sounds) == 12
@@ -97,47 +102,47 @@ def test_vctk_takes_one_microphone_and_the_older_version_has_one(tmp_path: Path)
 
 
 @pytest.mark.parametrize("layout", ["libritts_r", "jvs", "fleurs_r", "vctk"])
-def test_a_folder_in_another_layout_is_refused_with_an_example(tmp_path: Path, layout: str) -> None:
+def test_a_folder_in_another_layout_is_an_error_with_an_example(tmp_path: Path, layout: str) -> None:
     make(tmp_path, ["en/alice/1.wav"])
     with pytest.raises(ValueError, match=rf"holds no file laid out as {layout}; there should be some like"):
         list_sounds(tmp_path, layout)
 
 
-def test_unknown_layouts_subsets_and_folders_are_named(tmp_path: Path) -> None:
+def test_unknown_layouts_subsets_and_folders_are_an_error(tmp_path: Path) -> None:
     make(tmp_path, LIBRITTS)
     with pytest.raises(ValueError, match=r"nothing of the subset train-clean-360 of libritts_r"):
         list_sounds(tmp_path, "libritts_r", ("train-clean-100", "train-clean-360"))
-    with pytest.raises(ValueError, match=r"layout 'librispeech' is not known; it should be one of folder, libritts_r"):
-        list_sounds(tmp_path, "librispeech")
+    with pytest.raises(ValueError, match="layout=librispeech: should be one of folder, libritts_r"):
+        CorpusConfig(folder="x", layout="librispeech")
     with pytest.raises(ValueError, match="the layout folder has no subsets"):
         list_sounds(tmp_path, "folder", ("en",))
     with pytest.raises(FileNotFoundError, match="none: does not exist"):
         list_sounds(tmp_path / "none", "jvs")
 
 
-def test_published_splits_are_kept_unless_the_rule_is_asked_for(tmp_path: Path) -> None:
+def test_published_splits_are_kept_by_default(tmp_path: Path) -> None:
     make(tmp_path, LIBRITTS)
     corpora = {"libritts_r": Corpus(tmp_path, "libritts_r")}
-    published = Manifest.from_utterances(gather(corpora, tmp_path).rows)
+    published = Manifest.from_utterances(index_corpora(corpora, tmp_path).rows)
     assert [len(published.select(split)) for split in SPLITS] == [4, 2, 2]
-    ruled = Manifest.from_utterances(gather(corpora, tmp_path, as_published=False).rows)
+    ruled = Manifest.from_utterances(index_corpora(corpora, tmp_path, as_published=False).rows)
     assert [len(ruled.select(split)) for split in SPLITS] != [4, 2, 2]
     only = {"libritts_r": Corpus(tmp_path, "libritts_r", ("train-clean-100",))}
     with pytest.raises(ValueError, match=r"leave nothing for valid and test.*data\.splits=rule"):
-        gather(only, tmp_path)
+        index_corpora(only, tmp_path)
 
 
-def test_a_mixture_names_the_corpus_of_each_row_and_drops_what_is_in_two(tmp_path: Path) -> None:
+def test_a_mixture_names_the_corpus_of_each_row_and_drops_duplicates(tmp_path: Path) -> None:
     make(tmp_path / "a", LIBRITTS)
     make(tmp_path / "b", [*JVS, "jvs_ver1/jvs001/parallel100/wav24kHz16bit/X.wav"])
     copy = tmp_path / "b/jvs_ver1/jvs001/parallel100/wav24kHz16bit/X.wav"
     copy.write_bytes((tmp_path / "a" / LIBRITTS[0]).read_bytes())
     # The two trees begin with the same voices: all that JVS shares with LibriTTS-R is LibriTTS-R's.
     corpora = {"en": Corpus(tmp_path / "a", "libritts_r"), "ja": Corpus(tmp_path / "b", "jvs")}
-    gathered = gather(corpora, tmp_path)
-    manifest = Manifest.from_utterances(gathered.rows)
+    index = index_corpora(corpora, tmp_path)
+    manifest = Manifest.from_utterances(index.rows)
     assert len(manifest.select(corpus="en")) == len(LIBRITTS)
-    assert len({row.sha256 for row in gathered.rows}) == len(gathered.rows)
-    assert f"b/{copy.relative_to(tmp_path / 'b')}" in {name for name, _ in gathered.duplicates}
-    with pytest.raises(ValueError, match=r"held_out=list\.txt: names the files of one corpus"):
-        gather(corpora, tmp_path, held_out=Path("list.txt"))
+    assert len({row.sha256 for row in index.rows}) == len(index.rows)
+    assert f"b/{copy.relative_to(tmp_path / 'b')}" in {name for name, _ in index.duplicates}
+    with pytest.raises(ValueError, match=r"held_out=list\.txt: lists the files of one corpus"):
+        index_corpora(corpora, tmp_path, held_out=Path("list.txt"))

@@ -1,31 +1,31 @@
-"""Splits are fixed by digests: a speaker is in one only where there are enough, and nothing hangs on order."""
+"""Splits follow from digests: each speaker is in one split if there are enough, and order has no effect."""
 
 from pathlib import Path
 
 from miipher2.audio.io import AudioInfo
 from miipher2.data.manifest import SPLITS
 from miipher2.preparation.layouts import Sound
-from miipher2.preparation.scan import Found
+from miipher2.preparation.scan import ScannedFile
 from miipher2.preparation.splits import split_files
 from miipher2.rng import stream
 
 
-def files(speakers: int, each: int = 5, names: str = "s{}") -> list[Found]:
-    """Return surveyed files of so many speakers, without the files."""
-    found = []
+def files(speakers: int, each: int = 5, names: str = "s{}") -> list[ScannedFile]:
+    """Return scanned files of some speakers, without any file."""
+    scanned = []
     for speaker in range(speakers):
         for index in range(each):
             digest = stream(speaker, "digest", index).bytes(32).hex()
             sound = Sound(f"{speaker}/{index}.wav", Path("x"), names.format(speaker), "en")
-            found.append(Found(sound, digest, AudioInfo(1.0, 16000, 16000, 1), -26.0, 0.5, False, False))
-    return found
+            scanned.append(ScannedFile(sound, digest, AudioInfo(1.0, 16000, 16000, 1), -26.0, 0.5, False, False))
+    return scanned
 
 
-def test_with_enough_speakers_each_is_in_one_split_only() -> None:
-    found = files(200)
-    splits = split_files(found)
+def test_with_enough_speakers_each_is_in_one_split() -> None:
+    scanned = files(200)
+    splits = split_files(scanned)
     by_speaker: dict[str, set[str]] = {}
-    for file in found:
+    for file in scanned:
         by_speaker.setdefault(file.sound.speaker, set()).add(splits[file.sha256])
     assert all(len(each) == 1 for each in by_speaker.values())
     shares = {split: sum(each == {split} for each in by_speaker.values()) / 200 for split in SPLITS}
@@ -33,25 +33,25 @@ def test_with_enough_speakers_each_is_in_one_split_only() -> None:
     assert min(shares.values()) > 0
 
 
-def test_of_few_or_unknown_speakers_utterances_are_split() -> None:
-    for found in (files(39, 10), files(60, 10, names="unknown")):
-        splits = split_files(found)
+def test_few_or_unknown_speakers_are_split_by_utterance() -> None:
+    for scanned in (files(39, 10), files(60, 10, names="unknown")):
+        splits = split_files(scanned)
         mixed = {
             speaker
-            for speaker in {file.sound.name.split("/")[0] for file in found}
-            if len({splits[file.sha256] for file in found if file.sound.name.startswith(f"{speaker}/")}) > 1
+            for speaker in {file.sound.name.split("/")[0] for file in scanned}
+            if len({splits[file.sha256] for file in scanned if file.sound.name.startswith(f"{speaker}/")}) > 1
         }
         assert len(mixed) > 10
     assert len({split_files(files(39, 10), by_speaker_from=30)[file.sha256] for file in files(39, 10)[:10]}) == 1
 
 
-def test_order_and_other_speakers_alter_no_split() -> None:
-    found = files(120)
-    splits = split_files(found)
-    assert split_files(list(reversed(found))) == splits
-    assert split_files(found[:500]).items() <= splits.items()
+def test_order_and_other_speakers_change_no_split() -> None:
+    scanned = files(120)
+    splits = split_files(scanned)
+    assert split_files(list(reversed(scanned))) == splits
+    assert split_files(scanned[:500]).items() <= splits.items()
 
 
-def test_every_split_gets_a_speaker_where_chance_leaves_one_empty() -> None:
+def test_every_split_gets_a_speaker_even_if_its_range_of_digests_is_empty() -> None:
     for count in range(40, 60):
         assert set(split_files(files(count, 1)).values()) == set(SPLITS)

@@ -1,4 +1,4 @@
-"""Tar shards are read by byte offset, give what the files give, and every damage is named."""
+"""Tar shards are read by byte offset and give the same sounds as files, and every damage is an error."""
 
 import gzip
 import io
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_voices import voice
+from synthetic_voices import synthetic_voice
 
 from miipher2.atomic_io import sha256_of
 from miipher2.audio.io import AudioError, FileSection, read_audio, read_info, write_audio
 from miipher2.data.manifest import Manifest
-from miipher2.preparation.corpora import Corpus, gather, survey_corpus
+from miipher2.preparation.corpora import Corpus, index_corpora, scan_corpus
 from miipher2.preparation.layouts import list_sounds
 
 
@@ -41,11 +41,14 @@ def shards(tmp_path: Path) -> Path:
     folder = tmp_path / "shards"
     first = {}
     for index in range(4):
-        first[f"{index:04d}.flac"] = encoded(voice(0.4, seed=index), tmp_path)
+        first[f"{index:04d}.flac"] = encoded(synthetic_voice(0.4, seed=index), tmp_path)
         first[f"{index:04d}.json"] = json.dumps({"speaker": f"s{index}", "language": "ja"}).encode()
         first[f"{index:04d}.txt"] = b"words"
     write_shard(folder / "train-000000.tar", first)
-    second = {f"en/bob/{index}.clean.wav": encoded(voice(0.4, seed=9 + index), tmp_path, ".wav") for index in range(3)}
+    second = {
+        f"en/bob/{index}.clean.wav": encoded(synthetic_voice(0.4, seed=9 + index), tmp_path, ".wav")
+        for index in range(3)
+    }
     write_shard(folder / "train-000001.tar", second)
     return folder
 
@@ -74,8 +77,8 @@ def test_members_read_as_the_files_do_whole_and_in_part(shards: Path, tmp_path: 
         np.testing.assert_array_equal(read_audio(sound.source, 1000, 50)[0], read_audio(plain, 1000, 50)[0])
 
 
-def test_rows_lead_back_to_members_and_the_digest_knows_no_shards(shards: Path, tmp_path: Path) -> None:
-    manifest = Manifest.from_utterances(gather({"x": Corpus(shards, "webdataset")}, tmp_path).rows)
+def test_rows_locate_their_members_and_the_digest_ignores_the_shards(shards: Path, tmp_path: Path) -> None:
+    manifest = Manifest.from_utterances(index_corpora({"x": Corpus(shards, "webdataset")}, tmp_path).rows)
     for index in range(len(manifest)):
         row = manifest.row(index)
         assert sha256_of(row.source(tmp_path)) == row.sha256
@@ -88,20 +91,20 @@ def test_rows_lead_back_to_members_and_the_digest_knows_no_shards(shards: Path, 
         for part in (0, 1):
             half = names[: len(names) // 6 * 3] if part else names[len(names) // 6 * 3 :]
             write_shard(other / f"{shard.stem}-{part}.tar", {name: contents[name] for name in half})
-    again = Manifest.from_utterances(gather({"x": Corpus(other, "webdataset")}, tmp_path).rows)
+    again = Manifest.from_utterances(index_corpora({"x": Corpus(other, "webdataset")}, tmp_path).rows)
     assert again.digest == manifest.digest
 
 
-def test_a_broken_member_is_named_and_the_others_are_used(shards: Path, tmp_path: Path) -> None:
-    good = encoded(voice(0.4, seed=30), tmp_path)
+def test_a_broken_member_is_an_error_or_skipped(shards: Path, tmp_path: Path) -> None:
+    good = encoded(synthetic_voice(0.4, seed=30), tmp_path)
     write_shard(shards / "z.tar", {"a.flac": good, "b.flac": good[: len(good) // 2], "c.flac": b"fLaC", "d.wav": b""})
-    seen = survey_corpus(Corpus(shards, "webdataset"))
-    assert [name for name, _ in seen.unreadable] == ["z.tar:b.flac", "z.tar:c.flac", "z.tar:d.wav"]
-    assert len(seen.found) == 8
+    scanned = scan_corpus(Corpus(shards, "webdataset"), "speech")
+    assert [name for name, _ in scanned.unreadable] == ["z.tar:b.flac", "z.tar:c.flac", "z.tar:d.wav"]
+    assert len(scanned.files) == 8
     with pytest.raises(ValueError, match=r"3 files cannot be used;.*on_bad_file=skip(.|\n)*z\.tar:b\.flac: "):
-        gather({"x": Corpus(shards, "webdataset")}, tmp_path)
-    gathered = gather({"x": Corpus(shards, "webdataset")}, tmp_path, on_bad_file="skip")
-    assert len(gathered.rows) == 8
+        index_corpora({"x": Corpus(shards, "webdataset")}, tmp_path)
+    index = index_corpora({"x": Corpus(shards, "webdataset")}, tmp_path, on_bad_file="skip")
+    assert len(index.rows) == 8
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_a_broken_member_is_named_and_the_others_are_used(shards: Path, tmp_path
         (lambda content: content.replace(b"0002.flac", b"0002.\xff\xff\xff\xff"), "is damaged"),
     ],
 )
-def test_a_damaged_shard_is_named_and_what_comes_before_is_used(shards: Path, keep: object, reason: str) -> None:
+def test_a_damaged_shard_is_used_up_to_the_damage(shards: Path, keep: object, reason: str) -> None:
     path = shards / "train-000000.tar"
     path.write_bytes(keep(path.read_bytes()))  # type: ignore[operator]
     listing = list_sounds(shards, "webdataset")
@@ -122,7 +125,7 @@ def test_a_damaged_shard_is_named_and_what_comes_before_is_used(shards: Path, ke
     assert 1 <= len([sound for sound in listing.sounds if sound.name.startswith("train-000000")]) < 5
 
 
-def test_compressed_shards_and_folders_without_shards_are_refused(shards: Path, tmp_path: Path) -> None:
+def test_compressed_shards_and_folders_without_shards_are_an_error(shards: Path, tmp_path: Path) -> None:
     plain = (shards / "train-000001.tar").read_bytes()
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x.tar").write_bytes(gzip.compress(plain))
@@ -137,7 +140,7 @@ def test_compressed_shards_and_folders_without_shards_are_refused(shards: Path, 
         list_sounds(shards, "webdataset")
 
 
-def test_a_shard_that_is_gone_is_named(shards: Path) -> None:
+def test_a_missing_shard_is_an_error(shards: Path) -> None:
     sound = list_sounds(shards, "webdataset").sounds[0]
     (shards / "train-000000.tar").unlink()
     with pytest.raises(AudioError, match=r"train-000000\.tar:0000\.flac: cannot be opened"):

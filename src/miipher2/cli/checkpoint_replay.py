@@ -17,7 +17,7 @@ from miipher2.cli.checkpoint_diff import Difference, compare
 from miipher2.config.load import load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.schema import STAGES
-from miipher2.data.prepared import Prepared
+from miipher2.data.prepared import PreparedData
 from miipher2.training.checkpoint import load
 from miipher2.training.recipe import Recipe
 from miipher2.training.run import Run
@@ -97,7 +97,7 @@ def replay(start: Path, waypoints: dict[int, Path], scratch: Path) -> "ReplayedR
     except OmegaConfBaseException as error:
         raise ValueError(f"{start}: this version of the code cannot read its configuration: {error}") from None
     device = start_device(config)
-    data = Prepared.read(ROOT, config.data.prepared)
+    data = PreparedData.read(ROOT, config.data.prepared)
     training = Training.from_config(config, first.stage, make_recipe(first.stage, config, device), data, device)
     run = training.run
     training.run = replayed = ReplayedRun(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from miipher2.atomic_io import write_atomically
 
 if TYPE_CHECKING:
+    from miipher2.config.schema_data import DegradationConfig
     from miipher2.data.degradations.chain import Degradation
     from miipher2.data.pools import Pools
 
@@ -51,12 +52,11 @@ def run(options: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from miipher2.data.degradations.chain import draw
-    from miipher2.rng import stream
+    from miipher2.data.degradations.chain import check_pools
 
     settings = read_settings(options.config)
     pools = open_pools(settings, options.prepared, options.split)
-    draw(stream(options.seed, "check"), settings, pools)  # what is wrong with the settings is no file's failure
+    check_pools(settings, pools)
     rows, failures = [], []
     for source, target in tqdm(jobs, unit="file", dynamic_ncols=True, disable=not sys.stderr.isatty()):
         try:
@@ -108,16 +108,17 @@ def find_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     return jobs
 
 
-def read_settings(name: str) -> dict[str, Any]:
+def read_settings(name: str) -> "DegradationConfig":
     """Return the degradation settings of a shipped name or of a YAML file, held to the schema.
 
     Raises:
         FileNotFoundError: there is neither.
-        ValueError: a key is unknown or a value has the wrong type.
+        ValueError: a key is unknown, or a value has the wrong type or is out of range.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from miipher2.config.load import to_dataclass
     from miipher2.config.paths import ROOT
     from miipher2.config.schema_data import DegradationConfig
 
@@ -127,31 +128,34 @@ def read_settings(name: str) -> dict[str, Any]:
         names = ", ".join(sorted(each.stem for each in shipped.glob("*.yaml")))
         raise FileNotFoundError(f"--config {name}: no such file; should be one, or one of {names}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DegradationConfig), OmegaConf.load(path))
+        return to_dataclass(
+            OmegaConf.merge(OmegaConf.structured(DegradationConfig), OmegaConf.load(path)), "degradation."
+        )
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
-    return {str(key): value for key, value in OmegaConf.to_container(merged).items()}
 
 
-def open_pools(settings: dict[str, Any], prepared: str, split: str) -> "Pools":
+def open_pools(settings: "DegradationConfig", prepared: str, split: str) -> "Pools":
     """Return the pools of prepared data; empty ones where nothing is taken from them.
 
     Raises:
         FileNotFoundError: something is, and there is no prepared data.
     """
     from miipher2.config.paths import ROOT
-    from miipher2.data.degradations.chain import KINDS
+    from miipher2.data.degradations.chain import required_pools
     from miipher2.data.manifest import Manifest
     from miipher2.data.pools import Pools
-    from miipher2.data.prepared import Prepared
+    from miipher2.data.prepared import PreparedData
 
-    if any(kind.pool is not None and settings[name]["probability"] > 0 for name, kind in KINDS.items()):
-        return Prepared.read(ROOT, prepared).pools(ROOT, split)
+    if required_pools(settings):
+        return PreparedData.read(ROOT, prepared).pools(ROOT, split)
     nothing = Manifest.from_utterances([])
     return Pools(nothing, nothing, ROOT)
 
 
-def degrade_file(source: Path, target: Path, settings: dict[str, Any], pools: "Pools", seed: int) -> dict[str, Any]:
+def degrade_file(
+    source: Path, target: Path, settings: "DegradationConfig", pools: "Pools", seed: int
+) -> dict[str, Any]:
     """Degrade one file, and return its row of the table.
 
     Raises:
@@ -160,15 +164,15 @@ def degrade_file(source: Path, target: Path, settings: dict[str, Any], pools: "P
     from miipher2.atomic_io import sha256_of
     from miipher2.audio.io import read_audio, write_audio
     from miipher2.audio.resample import resample
+    from miipher2.config.schema_data import SAMPLE_RATE_HZ
     from miipher2.data.degradations.chain import apply, draw
-    from miipher2.data.pools import RATE_HZ
     from miipher2.rng import stream
 
     wave, rate_hz = read_audio(source)
-    clean, digest = resample(wave, rate_hz, RATE_HZ), sha256_of(source)
+    clean, digest = resample(wave, rate_hz, SAMPLE_RATE_HZ), sha256_of(source)
     drawn = draw(stream(seed, "degrade", digest), settings, pools, len(clean))
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_audio(target, apply(clean, drawn, pools), RATE_HZ)
+    write_audio(target, apply(clean, drawn, pools), SAMPLE_RATE_HZ)
     about = {"file": str(source), "degraded": str(target), "sha256": digest, "seconds": round(len(wave) / rate_hz, 3)}
     return {**about, "seed": seed, "kinds": " ".join(drawn.as_dict()), **_values(drawn, pools)}
 

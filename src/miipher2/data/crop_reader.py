@@ -1,4 +1,4 @@
-"""Utterances decoded: crops at both rates, from files kept in memory or from a part of a long one."""
+"""Crops of utterances at both sample rates, from decoded files in a cache or from a part of a long file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +9,11 @@ from jaxtyping import Float32
 from miipher2.atomic_io import sha256_of
 from miipher2.audio.io import AudioError, read_audio, read_info
 from miipher2.audio.resample import resample
+from miipher2.config.schema_data import FRAMES_PER_SECOND, SAMPLE_RATE_HZ
 from miipher2.data.lru_cache import LruCache
 from miipher2.data.manifest import Manifest, Utterance
 
-CLEAN_RATE_HZ = 16000
-FRAMES_PER_SECOND = 50
-# Of a longer file only what a crop needs is read; a shorter one is decoded whole and kept, for the next crop.
+# Shorter files are decoded whole and cached for the next crop; of longer ones only what a crop needs is read.
 WHOLE_SECONDS = 30
 
 Wave = Float32[np.ndarray, "time"]
@@ -23,10 +22,10 @@ TargetWave = Float32[np.ndarray, "target_time"]
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an utterance at both rates: new arrays, zeros where the utterance is shorter."""
+    """A crop of an utterance at both rates: new arrays, padded with zeros where the utterance is shorter."""
 
     clean: Wave
-    target: TargetWave  # the same array if the rates are equal
+    target: TargetWave  # the same array as `clean` if the rates are equal
     valid_frames: int
     level_db: float  # of the whole utterance's active speech
     peak: float  # of the whole utterance, or of the crop where resampling made that higher
@@ -34,93 +33,92 @@ class Crop:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A whole utterance, or a part of one, at both rates (the same array if they are equal)."""
+    """An utterance from a frame on, at both rates; the same array if they are equal."""
 
     clean: Wave
     target: TargetWave
     first_frame: int
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         return self.clean.nbytes + (0 if self.target is self.clean else self.target.nbytes)
 
 
 class CropReader:
-    """Reads utterances of a manifest, and keeps what it decoded last within a number of bytes."""
+    """Reads crops of a manifest's utterances, and caches decoded files up to `cache_mb`."""
 
     def __init__(self, manifest: Manifest, root: Path, target_rate_hz: int, *, cache_mb: int | float) -> None:
-        """Open nothing yet."""
         self._manifest, self._root, self._target_rate_hz = manifest, root, target_rate_hz
-        self._whole: LruCache[int, _Decoded] = LruCache(cache_mb, lambda decoded: decoded.bytes)
-        # By number and not by name: a fixed size, however many are read.
-        self._checked = np.zeros(len(manifest), dtype=bool)
+        self._cache: LruCache[int, _Decoded] = LruCache(cache_mb, lambda decoded: decoded.nbytes)
+        # Flags by number, not a set of names: the size stays fixed.
+        self._is_checked = np.zeros(len(manifest), dtype=bool)
 
-    def crop(self, utterance: int, place: float, frames: int) -> Crop:
-        """Return a crop of so many frames of 20 ms.
+    def read(self, utterance: int, position: float, frames: int) -> Crop:
+        """Return a crop of `frames` frames of 20 ms.
 
         Args:
-            place: where it begins, as a part of all possible places.
+            position: of its start among all possible starts, from 0 to 1.
 
         Raises:
-            AudioError: the file is missing, unreadable, or not the one in the manifest.
+            AudioError: the file is missing, unreadable, or differs from the manifest.
         """
         row = self._manifest.row(utterance)
-        start = int(place * (max(0, _frames(row) - frames) + 1))
+        start = int(position * (max(0, _whole_frames(row) - frames) + 1))
         if row.seconds <= WHOLE_SECONDS:
-            decoded = self._whole.get(utterance, lambda: self._decode_whole(row))
+            decoded = self._cache.get(utterance, lambda: self._decode_whole(row))
         else:
             decoded = self._decode_part(utterance, row, start, frames)
         first = start - decoded.first_frame
-        clean, valid_frames = _cut(decoded.clean, first, frames, CLEAN_RATE_HZ)
-        is_one = decoded.target is decoded.clean
-        target = clean if is_one else _cut(decoded.target, first, frames, self._target_rate_hz)[0]
+        clean, valid_frames = _cut(decoded.clean, first, frames, SAMPLE_RATE_HZ)
+        has_one_rate = decoded.target is decoded.clean
+        target = clean if has_one_rate else _cut(decoded.target, first, frames, self._target_rate_hz)[0]
         peak = max(row.peak, *(float(np.abs(each).max()) for each in (clean, target)))
         return Crop(clean, target, valid_frames, row.level_db, peak)
 
     def _decode_whole(self, row: Utterance) -> _Decoded:
         wave, rate_hz = read_audio(row.source(self._root))
-        self._check(row, f"{len(wave) / rate_hz:.3f} s at {rate_hz} Hz, the manifest has {row.seconds:.3f} s")
-        return self._resampled(wave, rate_hz, 0)
+        self._check_content(row, len(wave) / rate_hz, rate_hz)
+        return self._resample(wave, rate_hz, 0)
 
     def _decode_part(self, utterance: int, row: Utterance, start: int, frames: int) -> _Decoded:
-        """Decode a crop and up to two seconds on either side, so that the resampling filter sees no edge of it.
+        """Decode a crop with up to two seconds on either side, more than the resampling filter reaches.
 
-        It begins on a whole second, where every rate has a value, so that the resampled values are those of the whole.
+        It starts on a whole second, where every rate has a sample, so that it resamples to the samples of the whole.
         """
         source = row.source(self._root)
-        about = read_info(source)
-        if not self._checked[utterance]:  # once a process: the whole file has to be read for it
-            self._check(
-                row, f"{about.seconds:.3f} s at {about.sample_rate_hz} Hz, the manifest has {row.seconds:.3f} s"
-            )
-            self._checked[utterance] = True
-        rate_hz = about.sample_rate_hz
+        info = read_info(source)
+        rate_hz = info.sample_rate_hz
+        if not self._is_checked[utterance]:  # once per process, since it reads the whole file
+            self._check_content(row, info.seconds, rate_hz)
+            self._is_checked[utterance] = True
         begin = max(0, start // FRAMES_PER_SECOND - 1)
         end = -(-(start + frames) // FRAMES_PER_SECOND) + 1
-        wave, _ = read_audio(source, begin * rate_hz, min(end * rate_hz, about.samples) - begin * rate_hz)
-        return self._resampled(wave, rate_hz, begin * FRAMES_PER_SECOND)
+        wave, _ = read_audio(source, begin * rate_hz, min(end * rate_hz, info.samples) - begin * rate_hz)
+        return self._resample(wave, rate_hz, begin * FRAMES_PER_SECOND)
 
-    def _check(self, row: Utterance, found: str) -> None:
+    def _check_content(self, row: Utterance, seconds: float, rate_hz: int) -> None:
         source = row.source(self._root)
         if sha256_of(source) != row.sha256:
-            raise AudioError(f"{source}: its content is not the manifest's ({found}); run prepare_data again")
+            raise AudioError(
+                f"{source}: its content ({seconds:.3f} s at {rate_hz} Hz) is not the manifest's ({row.seconds:.3f} s); "
+                "run prepare_data again"
+            )
 
-    def _resampled(self, wave: Wave, rate_hz: int, first_frame: int) -> _Decoded:
-        clean = resample(wave, rate_hz, CLEAN_RATE_HZ)
-        target = clean if self._target_rate_hz == CLEAN_RATE_HZ else resample(wave, rate_hz, self._target_rate_hz)
+    def _resample(self, wave: Wave, rate_hz: int, first_frame: int) -> _Decoded:
+        clean = resample(wave, rate_hz, SAMPLE_RATE_HZ)
+        target = clean if self._target_rate_hz == SAMPLE_RATE_HZ else resample(wave, rate_hz, self._target_rate_hz)
         return _Decoded(clean, target, first_frame)
 
 
-def _frames(row: Utterance) -> int:
-    """Return the whole frames of an utterance at 16 kHz."""
+def _whole_frames(row: Utterance) -> int:
     samples = round(row.seconds * row.sample_rate_hz)
-    return round(samples * CLEAN_RATE_HZ / row.sample_rate_hz) * FRAMES_PER_SECOND // CLEAN_RATE_HZ
+    return round(samples * SAMPLE_RATE_HZ / row.sample_rate_hz) * FRAMES_PER_SECOND // SAMPLE_RATE_HZ
 
 
-def _cut(wave: Wave, start_frame: int, frames: int, rate_hz: int) -> tuple[Float32[np.ndarray, "crop_time"], int]:
+def _cut(wave: Wave, first_frame: int, frames: int, rate_hz: int) -> tuple[Float32[np.ndarray, "crop_time"], int]:
     """Return a crop as a new array, and how many of its frames hold audio."""
     hop = rate_hz // FRAMES_PER_SECOND
-    part = wave[start_frame * hop : (start_frame + frames) * hop]
+    part = wave[first_frame * hop : (first_frame + frames) * hop]
     crop = np.zeros(frames * hop, dtype=np.float32)
     crop[: len(part)] = part
     return crop, -(-len(part) // hop)

@@ -1,4 +1,4 @@
-"""The manifest: one row an utterance, with the digest of its content and its split; it opens no sound itself."""
+"""The manifest: one row per utterance with its digest, split and measurements. It opens no sound file."""
 
 import hashlib
 import math
@@ -19,7 +19,7 @@ from miipher2.audio.io import FileSection
 
 SCHEMA = pa.schema(
     [
-        # Long ones: 10 million paths are more than the 2 GB that a column of short ones holds.
+        # Large: 10 million paths exceed the 2 GB of a `string` column.
         ("path", pa.large_string()),
         ("member", pa.large_string()),
         ("offset_bytes", pa.int64()),
@@ -35,15 +35,15 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-# What can alter training: no path, and no place in a shard.
+# What can alter training: neither the path nor the position in a shard.
 DIGESTED = ("sha256", "split", "corpus", "speaker", "language", "seconds")
 SPLITS = ("train", "valid", "test")
-ROWS_IN_MEMORY = 2**16  # of a table that is gone through
+ROWS_IN_MEMORY = 2**16  # of a table, at a time
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """A row of the manifest; `path` is relative to the repository root, or absolute where the file lies outside."""
+    """A row of the manifest; `path` is relative to the repository root, or absolute for a file outside."""
 
     path: str
     speaker: str
@@ -55,34 +55,33 @@ class Utterance:
     level_db: float = -math.inf  # of the active speech, in dB of full scale
     peak: float = 0.0
     corpus: str = "folder"
-    member: str = ""  # of the tar at `path`; empty where the file itself is the sound
+    member: str = ""  # of the tar at `path`; empty where that is the sound file
     offset_bytes: int = 0
     size_bytes: int = 0
 
     @property
     def name(self) -> str:
-        """Its path, with the member after a colon."""
+        """Return its path, with the member after a colon."""
         return f"{self.path}:{self.member}" if self.member else self.path
 
     def source(self, root: Path) -> Path | FileSection:
-        """Return what `audio.read` takes."""
+        """Return what `read_audio` takes."""
         path = root / self.path
         return FileSection(path, self.offset_bytes, self.size_bytes, self.member) if self.member else path
 
 
 class Manifest:
-    """Utterances in the order of their content digests, so that names, folders and file systems cannot alter it.
+    """Utterances in the order of their content digests, which no name, folder or file system can alter.
 
-    Rows stay in Arrow's columns, mapped from the file where there is one, and are made Python values one at a time.
+    Rows stay in Arrow's columns, memory-mapped from the file if possible, and become Python values one at a time.
+
+    Args:
+        table: sorted, with the columns of `SCHEMA`.
+        rows: row numbers that belong to the manifest; None: all.
+        digest: None: computed when asked for.
     """
 
     def __init__(self, table: pa.Table, rows: Int[np.ndarray, "row"] | None = None, digest: str | None = None) -> None:
-        """Hold a sorted table.
-
-        Args:
-            rows: the numbers of the rows that belong to the manifest; None takes all.
-            digest: if it is known.
-        """
         self._table, self._rows, self._digest = table, rows, digest
 
     @classmethod
@@ -92,7 +91,11 @@ class Manifest:
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Manifest":
-        """Return the manifest of a table's rows, which has the columns of `SCHEMA`, in any order."""
+        """Return the manifest of a table whose rows and columns are in any order.
+
+        Raises:
+            ValueError: a column is missing.
+        """
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise ValueError(f"the manifest has no column {', '.join(missing)}; run prepare_data again")
         rows = table.select(SCHEMA.names).cast(SCHEMA)
@@ -100,41 +103,41 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path | str) -> "Manifest":
-        """Read a manifest as `write` left it: mapped from the file beside it, or decoded where that is not its twin.
+        """Read a manifest: mapped from the `.arrow` beside it if that belongs to it, decoded otherwise.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is no manifest.
+            ValueError: the file is not a manifest.
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such manifest; the stage prepare_data writes it")
+            raise FileNotFoundError(f"{path}: does not exist; it should be a manifest of the stage prepare_data")
         try:
-            twin = _read_twin(path)
-            return cls.from_table(parquet.read_table(path)) if twin is None else twin
+            mapped = _read_mapped(path)
+            return cls.from_table(parquet.read_table(path)) if mapped is None else mapped
         except (pa.ArrowException, ValueError) as error:
-            raise ValueError(f"{path}: is no manifest ({error})") from error
+            raise ValueError(f"{path}: is not a manifest ({error})") from error
 
     def write(self, path: Path | str) -> None:
-        """Write the manifest as Parquet, to keep and to exchange, and beside it as `.arrow`, to be mapped.
+        """Write the manifest atomically as Parquet, and beside it as `.arrow` to be memory-mapped.
 
-        Each is whole or not at all; equal manifests give equal bytes.
+        Equal manifests give equal bytes.
         """
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         table = self._selected().replace_schema_metadata(None)
         parquet.write_table(table, temporary)
-        about = {"parquet_sha256": sha256_of(temporary), "digest": self.digest}
-        twin = temporary.with_suffix(".arrow")
-        with pa.OSFile(str(twin), "wb") as file, pa.ipc.new_file(file, SCHEMA.with_metadata(about)) as writer:
+        metadata = {"parquet_sha256": sha256_of(temporary), "digest": self.digest}
+        mapped = temporary.with_suffix(".arrow")
+        with pa.OSFile(str(mapped), "wb") as file, pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:
             writer.write_table(table, max_chunksize=ROWS_IN_MEMORY)
         temporary.replace(path)
-        twin.replace(path.with_suffix(".arrow"))
+        mapped.replace(path.with_suffix(".arrow"))
 
     def select(self, split: str | None = None, corpus: str | None = None) -> "Manifest":
         """Return the utterances of one split, of one corpus, or of both."""
         if split is not None and split not in SPLITS:
-            raise ValueError(f"split '{split}' is not known; it should be one of {', '.join(SPLITS)}")
+            raise ValueError(f"split '{split}': should be one of {', '.join(SPLITS)}")
         rows = np.arange(len(self._table), dtype=np.int32) if self._rows is None else self._rows
         for column, value in (("split", split), ("corpus", corpus)):
             if value is not None:
@@ -146,23 +149,23 @@ class Manifest:
         return len(self._table) if self._rows is None else len(self._rows)
 
     def row(self, index: int) -> Utterance:
-        """Return utterance number `index`, in a time that does not depend on how many there are."""
+        """Return utterance number `index`, in constant time."""
         if not 0 <= index < len(self):
             raise IndexError(f"utterance {index} of a manifest of {len(self)}")
-        place = index if self._rows is None else int(self._rows[index])
-        return Utterance(**self._table.slice(place, 1).to_pylist()[0])
+        row = index if self._rows is None else int(self._rows[index])
+        return Utterance(**self._table.slice(row, 1).to_pylist()[0])
 
     def positions(self, corpus: str) -> Int[np.ndarray, "row"]:
-        """Return the numbers, in this manifest, of the utterances of one corpus."""
+        """Return the numbers of one corpus's utterances in this manifest."""
         return np.flatnonzero(pa.compute.equal(self.column("corpus"), corpus).to_numpy()).astype(np.int32)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return one column, to compute with."""
+        """Return one column."""
         return self._table[name] if self._rows is None else self._table[name].take(pa.array(self._rows))
 
     @property
     def digest(self) -> str:
-        """The SHA-256 over what can alter training: content, split, corpus, speaker, language, length, but no path."""
+        """Return the SHA-256 of what can alter training: content, split, corpus, speaker, language and length."""
         if self._digest is None:
             columns = pa.table({name: self.column(name) for name in DIGESTED})
             digest = hashlib.sha256()
@@ -178,19 +181,19 @@ class Manifest:
         return self._table if self._rows is None else self._table.take(pa.array(self._rows))
 
 
-def relative(path: Path, root: Path) -> str:
-    """Return `path` relative to `root`, with forward slashes, or absolute where it lies outside; links stay."""
+def relative_path(path: Path, root: Path) -> str:
+    """Return `path` relative to `root`, or absolute where it lies outside; with forward slashes, links not resolved."""
     path, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _read_twin(path: Path) -> Manifest | None:
-    """Return the manifest mapped from the file beside the Parquet, if that was written with this very Parquet."""
-    twin = path.with_suffix(".arrow")
-    if not twin.is_file():
+def _read_mapped(path: Path) -> Manifest | None:
+    """Return the manifest mapped from the `.arrow` beside a Parquet file, if that was written with it."""
+    arrow = path.with_suffix(".arrow")
+    if not arrow.is_file():
         return None
-    file = pa.ipc.open_file(pa.memory_map(str(twin)))
-    about = file.schema.metadata or {}
-    if not file.schema.equals(SCHEMA) or about.get(b"parquet_sha256", b"").decode() != sha256_of(path):
+    file = pa.ipc.open_file(pa.memory_map(str(arrow)))
+    metadata = file.schema.metadata or {}
+    if not file.schema.equals(SCHEMA) or metadata.get(b"parquet_sha256", b"").decode() != sha256_of(path):
         return None
-    return Manifest(file.read_all(), digest=about[b"digest"].decode())
+    return Manifest(file.read_all(), digest=metadata[b"digest"].decode())

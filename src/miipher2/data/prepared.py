@@ -1,4 +1,4 @@
-"""What the stage prepare_data made, read back: the manifests of speech, noises and room responses, and the weights."""
+"""What the stage prepare_data wrote, read back: manifests of speech, noises and room responses, and corpus weights."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ from miipher2.data.pools import Pools
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The manifests in one folder of prepared data, and each corpus's share of training."""
+class PreparedData:
+    """The manifests of a folder of prepared data, and each corpus's share of training."""
 
     speech: Manifest
     noises: Manifest
@@ -19,16 +19,16 @@ class Prepared:
     weights: dict[str, float]
 
     @classmethod
-    def read(cls, root: Path, prepared: str) -> "Prepared":
-        """Read the manifests in the folder `prepared` of the repository at `root`.
+    def read(cls, root: Path, prepared: str) -> "PreparedData":
+        """Read the folder `prepared` of the repository at `root`.
 
         Raises:
-            FileNotFoundError: it holds none; says how to make them.
+            FileNotFoundError: it holds no prepared data; says how to prepare some.
         """
         folder = root / prepared
         if not (folder / "manifest.parquet").is_file() or not (folder / "weights.json").is_file():
             raise FileNotFoundError(
-                f"data.prepared={prepared}: {folder} holds no manifest.parquet with its weights.json; make it: "
+                f"data.prepared={prepared}: {folder} holds no manifest.parquet with its weights.json; prepare it: "
                 "uv run dvc repro prepare_data "
                 "(or by hand: uv run stages/prepare_data.py --config-name=folder source=...)"
             )
@@ -37,13 +37,13 @@ class Prepared:
         return cls(speech, noises, rooms, weights)
 
     def pools(self, root: Path, split: str) -> Pools:
-        """Return the pools of one split: noises and rooms, and voices for babble."""
+        """Return the pools of one split: noises, rooms, and voices for babble."""
         return Pools(self.noises.select(split), self.rooms.select(split), root, voices=self.speech.select(split))
 
     @property
     def digest(self) -> str:
-        """Return one digest of all that can alter training."""
+        """Return one SHA-256 of everything that can alter training."""
         digests = [self.speech.digest, self.noises.digest, self.rooms.digest]
-        if len(self.weights) > 1:  # of one corpus it does not matter
+        if len(self.weights) > 1:  # the weight of a single corpus has no effect
             digests.append(json.dumps(self.weights, sort_keys=True))
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()

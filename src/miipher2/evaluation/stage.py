@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ from miipher2.audio.io import read_audio
 from miipher2.audio.resample import resample
 from miipher2.config.paths import ROOT
 from miipher2.config.schema import EvaluateConfig
-from miipher2.data.eval_pairs import Pair, pairs
-from miipher2.data.pools import RATE_HZ
-from miipher2.data.prepared import Prepared
+from miipher2.config.schema_data import SAMPLE_RATE_HZ
+from miipher2.data.eval_pairs import Pair, read_pairs
+from miipher2.data.prepared import PreparedData
 from miipher2.evaluation.bootstrap import Bootstrap
 from miipher2.evaluation.evaluate import Features, Item, System, evaluate
 from miipher2.evaluation.metrics.baseline import spectral_subtraction
@@ -37,13 +36,13 @@ def judge(config: EvaluateConfig) -> None:
         for name in TRAINED
     }
     final = restorers["fine_tuned"]
-    data = Prepared.read(ROOT, config.prepared)
+    data = PreparedData.read(ROOT, config.prepared)
     held_out = {
         pair.name: pair
-        for pair in pairs(
+        for pair in read_pairs(
             data.speech.select(config.split),
             data.pools(ROOT, "test"),
-            asdict(config.degradation),
+            config.degradation,
             root=ROOT,
             seed=config.seed,
             count=config.utterances,
@@ -88,7 +87,7 @@ def judge(config: EvaluateConfig) -> None:
 
 def _restored(restorer: Restorer, held_out: dict[str, Pair]) -> Callable[[str], np.ndarray]:
     """Return what restores an utterance by its name, when it is asked to: an error is then that utterance's alone."""
-    return lambda name: restorer(held_out[name].degraded, RATE_HZ)
+    return lambda name: restorer(held_out[name].degraded, SAMPLE_RATE_HZ)
 
 
 def check_systems(systems: Mapping[str, str]) -> Mapping[str, str]:
@@ -131,7 +130,7 @@ def _item(pair: Pair, restorer: Restorer, snr_bands_db: list[float]) -> Item:
         degraded=restorer.normalised_features(pair.degraded, adapted=False),
         cleaned=restorer.normalised_features(pair.degraded, adapted=True),
     )
-    degraded = resample(pair.degraded, RATE_HZ, restorer.sample_rate_hz)
+    degraded = resample(pair.degraded, SAMPLE_RATE_HZ, restorer.sample_rate_hz)
     return Item(pair.name, pair.target, _fit(degraded, len(pair.target)), features, pair.labels(snr_bands_db))
 
 

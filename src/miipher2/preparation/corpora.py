@@ -1,4 +1,4 @@
-"""Corpora as a user names them, gathered into rows of a manifest: listed, measured, freed of duplicates, split."""
+"""The utterances of all corpora: listed, scanned, freed of duplicates and split, as rows of a manifest."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from miipher2.audio.io import FileSection
-from miipher2.data.manifest import SPLITS, Utterance, relative
+from miipher2.config.schema_data import PrepareDataConfig
+from miipher2.data.manifest import SPLITS, Utterance, relative_path
 from miipher2.preparation.layouts import list_sounds
-from miipher2.preparation.scan import Found, Survey, survey
+from miipher2.preparation.scan import Scan, ScannedFile, scan
 from miipher2.preparation.splits import split_files
-
-BAD_FILE_CHOICES = ("error", "skip")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder in a known layout, the parts of it to take, and its share of a mixture."""
+    """A folder and its layout, the subsets to take, and its share of a mixture."""
 
     folder: Path
     layout: str = "folder"
@@ -24,27 +23,26 @@ class Corpus:
     weight: float = 1.0
 
 
-def corpora_of(config: Any, root: Path) -> dict[str, Corpus]:
-    """Return what a `data` configuration names: its `source` in its `layout`, or its `corpora` below `source`."""
+@dataclass
+class CorpusIndex:
+    """The usable utterances of all corpora, with what the scans found."""
+
+    rows: list[Utterance] = field(default_factory=list)
+    scans: dict[str, Scan] = field(default_factory=dict)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)  # a name, and the first file of the same content
+
+
+def corpora_of(config: PrepareDataConfig, root: Path) -> dict[str, Corpus]:
+    """Return the corpora of a configuration: its `source` in its `layout`, or its `corpora` below `source`."""
     if not config.corpora:
-        return {config.layout: Corpus(root / config.source, config.layout, _tuple(config.subsets))}
+        return {config.layout: Corpus(root / config.source, config.layout, _as_tuple(config.subsets))}
     return {
-        str(name): Corpus(root / config.source / each.folder, each.layout, _tuple(each.subsets), each.weight)
+        name: Corpus(root / config.source / each.folder, each.layout, _as_tuple(each.subsets), each.weight)
         for name, each in config.corpora.items()
     }
 
 
-@dataclass
-class Gathered:
-    """The usable utterances of all corpora, and what was found on the way."""
-
-    rows: list[Utterance] = field(default_factory=list)
-    surveys: dict[str, Survey] = field(default_factory=dict)
-    used: dict[str, list[Found]] = field(default_factory=dict)  # without duplicates
-    duplicates: list[tuple[str, str]] = field(default_factory=list)  # a name, and the first of the same content
-
-
-def gather(
+def index_corpora(
     corpora: Mapping[str, Corpus],
     root: Path,
     *,
@@ -52,50 +50,105 @@ def gather(
     as_published: bool = True,
     by_speaker_from: int = 40,
     on_bad_file: str = "error",
-) -> Gathered:
-    """Decode every file of every corpus once.
+) -> CorpusIndex:
+    """Scan every file of every corpus once, and split the usable ones.
 
     Args:
-        held_out: a list of the files of the test split, of a corpus that is alone.
-        on_bad_file: `error` stops after all files were seen, and lists the bad ones; `skip` leaves them out.
+        held_out: a list of the files of the test split, of a single corpus.
+        on_bad_file: `error` stops after all files were scanned and lists the bad ones; `skip` leaves them out.
 
     Raises:
         FileNotFoundError: a folder or the list is missing.
-        ValueError: a folder holds nothing that can be used, or nothing for a split, or bad files with `error`.
+        ValueError: a corpus has no usable file, leaves a split empty, or has bad files with `error`.
     """
     if held_out is not None and len(corpora) > 1:
-        raise ValueError(f"held_out={held_out}: names the files of one corpus, and there are {len(corpora)}")
-    gathered = Gathered()
+        raise ValueError(f"held_out={held_out}: lists the files of one corpus; there are {len(corpora)}")
+    index = CorpusIndex()
     for name, corpus in corpora.items():
-        gathered.surveys[name] = usable(survey_corpus(corpus), "speech")
-    refuse_bad_files(gathered.surveys.values(), on_bad_file)
-    first: dict[str, str] = {}
-    for name, seen in gathered.surveys.items():
-        gathered.used[name], duplicates = without_duplicates(seen, first, root)
-        gathered.duplicates += duplicates
-        digests = None if held_out is None else _held_out_digests(held_out, seen)
-        splits = split_files(
-            gathered.used[name], held_out=digests, as_published=as_published, by_speaker_from=by_speaker_from
+        index.scans[name] = scan_corpus(corpus, "speech")
+    check_bad_files(index.scans.values(), on_bad_file)
+    first_names: dict[str, str] = {}
+    for name, scanned in index.scans.items():
+        files, duplicates = drop_duplicates(scanned, first_names, root)
+        index.duplicates += duplicates
+        digests = None if held_out is None else _held_out_digests(held_out, scanned)
+        splits = split_files(files, held_out=digests, as_published=as_published, by_speaker_from=by_speaker_from)
+        if empty := [split for split in SPLITS if split not in splits.values()]:
+            raise ValueError(
+                f"{scanned.folder}: {len(splits)} usable utterances of {name} leave nothing for {' and '.join(empty)}; "
+                "there should be at least one each for train, valid and test (data.splits=rule splits by digest "
+                "instead of as published)"
+            )
+        index.rows += utterances(files, splits, root, name)
+    return index
+
+
+def scan_corpus(corpus: Corpus, content: str) -> Scan:
+    """List and scan the sounds of one corpus.
+
+    Args:
+        content: what it should hold, for the error message.
+
+    Raises:
+        FileNotFoundError: the folder is missing.
+        ValueError: no file can be used; lists why.
+    """
+    scanned = scan(corpus.folder, list_sounds(corpus.folder, corpus.layout, corpus.subsets))
+    if not scanned.files and not scanned.unreadable:
+        raise ValueError(f"{scanned.folder}: holds no sound file; it should hold {content} as WAV, FLAC, OGG or MP3")
+    if not scanned.files:
+        reasons = "".join(f"\n  {scanned.folder / name}: {reason}" for name, reason in scanned.unreadable[:10])
+        raise ValueError(f"{scanned.folder}: none of its {len(scanned.unreadable)} sound files can be read:{reasons}")
+    return scanned
+
+
+def check_bad_files(scans: Collection[Scan], on_bad_file: str) -> None:
+    """Stop at unreadable files, all of them at once, unless `on_bad_file` is `skip`.
+
+    Raises:
+        ValueError: there are some; names up to ten.
+    """
+    bad = [(scanned.folder / name, reason) for scanned in scans for name, reason in scanned.unreadable]
+    if bad and on_bad_file == "error":
+        reasons = "".join(f"\n  {path}: {reason}" for path, reason in bad[:10])
+        more = f"\n  ... and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise ValueError(
+            f"{len(bad)} files cannot be used; repair or remove them, or leave them out with data.on_bad_file=skip:"
+            f"{reasons}{more}"
         )
-        _check_splits(name, seen, splits)
-        gathered.rows += utterances(gathered.used[name], splits, root, name)
-    return gathered
 
 
-def survey_corpus(corpus: Corpus) -> Survey:
-    """List and measure the sounds of one corpus."""
-    return survey(corpus.folder, list_sounds(corpus.folder, corpus.layout, corpus.subsets))
+def drop_duplicates(
+    scanned: Scan, first_names: dict[str, str], root: Path
+) -> tuple[list[ScannedFile], list[tuple[str, str]]]:
+    """Return the files of new content, and the names of the others beside the first of the same content.
+
+    Args:
+        first_names: the first file's name by content digest; new ones are added.
+    """
+    new, duplicates = [], []
+    for file in scanned.files:
+        name = relative_path(scanned.folder / file.sound.name, root)
+        if file.sha256 in first_names:
+            duplicates.append((name, first_names[file.sha256]))
+        else:
+            first_names[file.sha256] = name
+            new.append(file)
+    return new, duplicates
 
 
-def utterances(files: Collection[Found], splits: Mapping[str, str], root: Path, corpus: str) -> list[Utterance]:
-    """Return surveyed files as rows of a manifest."""
+def utterances(files: Collection[ScannedFile], splits: Mapping[str, str], root: Path, corpus: str) -> list[Utterance]:
+    """Return scanned files as rows of a manifest."""
     rows = []
     for file in files:
         source = file.sound.source
-        path, place = (source, dict[str, Any]()) if isinstance(source, Path) else (source.path, _place(source))
+        section: dict[str, Any] = {}
+        if isinstance(source, FileSection):
+            section = {key: getattr(source, key) for key in ("member", "offset_bytes", "size_bytes")}
+            source = source.path
         rows.append(
             Utterance(
-                path=relative(path, root),
+                path=relative_path(source, root),
                 speaker=file.sound.speaker,
                 language=file.sound.language,
                 seconds=file.info.seconds,
@@ -105,83 +158,25 @@ def utterances(files: Collection[Found], splits: Mapping[str, str], root: Path, 
                 sha256=file.sha256,
                 split=splits[file.sha256],
                 corpus=corpus,
-                **place,
+                **section,
             )
         )
     return rows
 
 
-def usable(seen: Survey, what: str) -> Survey:
-    """Return the survey if it found anything.
-
-    Raises:
-        ValueError: it found nothing; the message lists why.
-    """
-    if seen.found:
-        return seen
-    if not seen.unreadable:
-        raise ValueError(f"{seen.folder}: holds no sound file; it should hold {what} as WAV, FLAC, OGG or MP3")
-    reasons = "".join(f"\n  {seen.folder / name}: {reason}" for name, reason in seen.unreadable[:10])
-    raise ValueError(f"{seen.folder}: none of its {len(seen.unreadable)} sound files can be read:{reasons}")
-
-
-def refuse_bad_files(surveys: Collection[Survey], on_bad_file: str) -> None:
-    """Stop at files that cannot be read, all of them at once, unless they are to be skipped.
-
-    Raises:
-        ValueError: there are some; names up to ten.
-    """
-    if on_bad_file not in BAD_FILE_CHOICES:
-        raise ValueError(f"on_bad_file={on_bad_file}: should be one of {', '.join(BAD_FILE_CHOICES)}")
-    bad = [(seen.folder / name, reason) for seen in surveys for name, reason in seen.unreadable]
-    if bad and on_bad_file == "error":
-        reasons = "".join(f"\n  {path}: {reason}" for path, reason in bad[:10])
-        more = f"\n  ... and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise ValueError(
-            f"{len(bad)} files cannot be used; mend or remove them, or leave them out with data.on_bad_file=skip:"
-            f"{reasons}{more}"
-        )
-
-
-def without_duplicates(seen: Survey, first: dict[str, str], root: Path) -> tuple[list[Found], list[tuple[str, str]]]:
-    """Return the files whose content is new, and the names of the others beside those in `first`, which is added to."""
-    new, duplicates = [], []
-    for file in seen.found:
-        name = relative(seen.folder / file.sound.name, root)
-        if file.sha256 in first:
-            duplicates.append((name, first[file.sha256]))
-        else:
-            first[file.sha256] = name
-            new.append(file)
-    return new, duplicates
-
-
-def _tuple(values: Collection[str] | None) -> tuple[str, ...] | None:
+def _as_tuple(values: Collection[str] | None) -> tuple[str, ...] | None:
     return None if values is None else tuple(values)
 
 
-def _place(section: FileSection) -> dict[str, Any]:
-    return {key: getattr(section, key) for key in ("member", "offset_bytes", "size_bytes")}
-
-
-def _held_out_digests(held_out: Path, speech: Survey) -> set[str]:
-    """Return the content digests of the files that the list names: a copy under another name is held out too."""
+def _held_out_digests(held_out: Path, scanned: Scan) -> set[str]:
+    """Return the content digests of the listed files, so that a copy under another name is held out too."""
     if not held_out.is_file():
         raise FileNotFoundError(f"{held_out}: no such list of held-out files; give its path, or null to split by rule")
     names = [line.strip() for line in held_out.read_text(encoding="utf-8").splitlines() if line.strip()]
-    digests = {file.sound.name: file.sha256 for file in speech.found}
+    digests = {file.sound.name: file.sha256 for file in scanned.files}
     if missing := [name for name in names if name not in digests]:
         listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(f"{held_out}: names {len(missing)} files that {speech.folder} does not hold: {listed}")
+        raise ValueError(f"{held_out}: lists {len(missing)} files that are not in {scanned.folder}: {listed}")
     if not names:
-        raise ValueError(f"{held_out}: names no file; it should name one a line, relative to {speech.folder}")
+        raise ValueError(f"{held_out}: is empty; it should list one file a line, relative to {scanned.folder}")
     return {digests[name] for name in names}
-
-
-def _check_splits(name: str, seen: Survey, splits: Mapping[str, str]) -> None:
-    if empty := [split for split in SPLITS if split not in splits.values()]:
-        raise ValueError(
-            f"{seen.folder}: {len(splits)} usable utterances of {name} leave nothing for {' and '.join(empty)}; there "
-            "should be at least one each for train, valid and test (data.splits=rule splits by digest instead of as "
-            "published)"
-        )

@@ -1,9 +1,10 @@
-"""The published layouts of corpora: which sound files belong to one, and the speaker, language and split of each."""
+"""Published layouts of corpora: which sound files belong to one, and the speaker, language and split of each."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from miipher2.audio.files import SOUND_SUFFIXES, find_files
 from miipher2.audio.io import FileSection
@@ -14,159 +15,158 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound of a corpus, not opened yet: its name below the corpus's folder, and what its place says of it."""
+    """A sound of a corpus, not opened yet: its name below the corpus's folder, and what its path tells."""
 
     name: str
     source: Path | FileSection
     speaker: str
     language: str
-    split: str | None = None  # as published; None where the corpus has none
+    split: str | None = None  # as published; None if the corpus has no published splits
 
 
 @dataclass
 class Listing:
-    """What a corpus's folder holds: sounds in the order of their names, and all that is left out, counted."""
+    """The content of a corpus's folder: sounds in the order of their names, and what is left out."""
 
     sounds: list[Sound] = field(default_factory=list)
-    broken: list[tuple[str, str]] = field(default_factory=list)  # names that cannot be listed further, with reasons
-    left_out: int = 0  # sounds that the layout or `subsets` leave out
+    broken: list[tuple[str, str]] = field(default_factory=list)  # shards that cannot be listed, with the reason
+    left_out: int = 0  # sounds that the layout or `subsets` exclude
     other_files: int = 0
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A tree of sound files whose paths, from any folder above on, look like `pattern`.
+class TreeLayout:
+    """A tree of sound files whose paths, from any parent folder on, match `pattern`.
 
-    Its groups are `speaker`, `language`, `split` and `subset`; what `subsets` may name is the last.
+    Its groups are `speaker`, `language`, `split` and `subset`; `subsets` selects by the last.
     """
 
     pattern: str
     example: str
     language: str = UNKNOWN
-    splits: tuple[tuple[str, str], ...] = ()  # beginning of the published split's name, and ours
+    splits: tuple[tuple[str, str], ...] = ()  # prefix of the published split's name, and ours
     default_subsets: tuple[str, ...] | None = None  # None: all
 
     def match(self, name: str) -> dict[str, str | None] | None:
-        """Return the pattern's groups in a file's name; None where it does not fit."""
-        found = re.fullmatch(rf"(?:.*/)?{self.pattern}", name)
-        return None if found is None else found.groupdict()
+        """Return the pattern's groups in a file's name; None if it does not match."""
+        match = re.fullmatch(rf"(?:.*/)?{self.pattern}", name)
+        return None if match is None else match.groupdict()
 
     def sound(self, name: str, source: Path, groups: dict[str, str | None]) -> Sound:
-        """Return a file with its labels."""
+        """Return a file with the labels of its path."""
         published = groups.get("split") or groups.get("subset") or ""
-        split = next((ours for theirs, ours in self.splits if published.startswith(theirs)), None)
+        split = next((ours for prefix, ours in self.splits if published.startswith(prefix)), None)
         speaker, language = groups.get("speaker") or UNKNOWN, groups.get("language") or self.language
         return Sound(name, source, speaker, language, split)
 
 
-_PUBLISHED = (("train", "train"), ("dev", "valid"), ("test", "test"))
-TREES = {
+_PUBLISHED_SPLITS = (("train", "train"), ("dev", "valid"), ("test", "test"))
+# `CORPUS_LAYOUTS` in the schema is "folder", these, and "webdataset".
+TREE_LAYOUTS = {
     # Koizumi et al. 2023 (arXiv:2305.18802); as LibriTTS.
-    "libritts_r": Layout(
+    "libritts_r": TreeLayout(
         r"(?P<subset>(?:train|dev|test)-(?:clean|other)(?:-\d+)?)/(?P<speaker>\d+)/\d+/[^/]+\.wav",
         "train-clean-100/103/1241/103_1241_000000_000001.wav",
         language="en",
-        splits=_PUBLISHED,
+        splits=_PUBLISHED_SPLITS,
     ),
-    # Takamichi et al. 2019 (arXiv:1908.06248). Whispered and falsetto speech, ten sentences each a speaker, is left
-    # out unless asked for.
-    "jvs": Layout(
+    # Takamichi et al. 2019 (arXiv:1908.06248). Whispered and falsetto speech, ten sentences per speaker, is left out by
+    # default.
+    "jvs": TreeLayout(
         r"(?P<speaker>jvs\d{3})/(?P<subset>parallel100|nonpara30|whisper10|falset10)/wav24kHz16bit/[^/]+\.wav",
         "jvs001/parallel100/wav24kHz16bit/VOICEACTRESS100_001.wav",
         language="ja",
         default_subsets=("parallel100", "nonpara30"),
     ),
-    # Ma et al. 2024 (arXiv:2408.06227), its archives unpacked where they lie; it names no speakers.
-    "fleurs_r": Layout(
+    # Ma et al. 2024 (arXiv:2408.06227), with its archives unpacked in place; it names no speakers.
+    "fleurs_r": TreeLayout(
         r"(?P<subset>(?P<language>[a-z]{2,3}(?:_[a-z0-9]+)+))/(?:audio/)?(?P<split>train|dev|test)/[^/]+\.wav",
         "ja_jp/audio/train/1004.wav",
-        splits=_PUBLISHED,
+        splits=_PUBLISHED_SPLITS,
     ),
     # Yamagishi et al. 2019 (version 0.92, two microphones, FLAC) and earlier ones (WAV, one microphone).
-    "vctk": Layout(
+    "vctk": TreeLayout(
         r"(?:wav48_silence_trimmed|wav48)/(?P<speaker>[ps]\d+)/[^/]+?(?:_(?P<subset>mic[12])\.flac|\.wav)",
         "wav48_silence_trimmed/p225/p225_001_mic1.flac",
         language="en",
         default_subsets=("mic1",),
     ),
 }
-LAYOUTS = ("folder", *TREES, "webdataset")
 
 
 def list_sounds(folder: Path, layout: str, subsets: Collection[str] | None = None) -> Listing:
-    """Return the sounds of a corpus, hidden files aside.
+    """Return the sounds of a corpus.
 
     Args:
-        layout: one of `LAYOUTS`.
-        subsets: which parts of the corpus to take: splits of LibriTTS-R, languages of FLEURS-R, kinds of JVS,
-            microphones of VCTK. None takes the layout's own choice.
+        layout: one of `CORPUS_LAYOUTS`.
+        subsets: the parts of the corpus to take: subsets of LibriTTS-R, languages of FLEURS-R, kinds of JVS,
+            microphones of VCTK. None takes the layout's default.
 
     Raises:
         FileNotFoundError: the folder is missing, or is a file.
-        ValueError: the layout is unknown, nothing is laid out so, or a subset is not there.
+        ValueError: no file matches the layout, or a subset is missing.
     """
     if not folder.is_dir():
-        what = "is a file" if folder.is_file() else "does not exist"
-        raise FileNotFoundError(f"{folder}: {what}; it should be a folder of sound files")
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout '{layout}' is not known; it should be one of {', '.join(LAYOUTS)}")
-    if subsets is not None and layout not in TREES:
+        state = "is a file" if folder.is_file() else "does not exist"
+        raise FileNotFoundError(f"{folder}: {state}; it should be a folder of sound files")
+    if subsets is not None and layout not in TREE_LAYOUTS:
         raise ValueError(f"{folder}: the layout {layout} has no subsets; leave {', '.join(subsets)} out")
     if layout == "webdataset":
         return _list_shards(folder)
-    listing = Listing()
-    names = []
-    for name in (path.relative_to(folder).as_posix() for path in find_files(folder)):
-        if PurePosixPath(name).suffix.lower() in SOUND_SUFFIXES:
-            names.append(name)
-        else:
-            listing.other_files += 1
+    files = find_files(folder)
+    names = [path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in SOUND_SUFFIXES]
+    listing = Listing(other_files=len(files) - len(names))
     if layout == "folder":
-        listing.sounds = [Sound(name, folder / name, *_by_folders(name)) for name in sorted(names)]
+        listing.sounds = [Sound(name, folder / name, *_labels_of_folders(name)) for name in names]
     else:
-        _fill(listing, folder, TREES[layout], sorted(names), layout, subsets)
+        _list_tree(listing, folder, layout, names, subsets)
     return listing
 
 
-def _fill(
-    listing: Listing, folder: Path, layout: Layout, names: list[str], title: str, subsets: Collection[str] | None
-) -> None:
-    chosen = layout.default_subsets if subsets is None else tuple(subsets)
-    fitting = [(name, groups) for name in names if (groups := layout.match(name)) is not None]
-    seen = {groups.get("subset") for _, groups in fitting}
-    for name, groups in fitting:
-        # Without a subset in its name (the first VCTK), a file belongs to every one.
-        if chosen is None or groups.get("subset") in (None, *chosen):
-            listing.sounds.append(layout.sound(name, folder / name, groups))
-    listing.left_out = len(names) - len(listing.sounds)
-    if not fitting:
-        raise ValueError(f"{folder}: holds no file laid out as {title}; there should be some like {layout.example}")
-    if subsets is not None and None not in seen and (missing := sorted({*subsets} - seen)):
-        raise ValueError(f"{folder}: holds nothing of the subset {', '.join(missing)} of {title}")
+def _list_tree(listing: Listing, folder: Path, name: str, paths: list[str], subsets: Collection[str] | None) -> None:
+    layout = TREE_LAYOUTS[name]
+    selected = layout.default_subsets if subsets is None else tuple(subsets)
+    matches = [(path, groups) for path in paths if (groups := layout.match(path)) is not None]
+    listing.sounds = [
+        layout.sound(path, folder / path, groups)
+        for path, groups in matches
+        # A path without a subset (the first VCTK) belongs to every one.
+        if selected is None or groups.get("subset") in (None, *selected)
+    ]
+    listing.left_out = len(paths) - len(listing.sounds)
+    if not matches:
+        raise ValueError(f"{folder}: holds no file laid out as {name}; there should be some like {layout.example}")
+    present = {groups.get("subset") for _, groups in matches}
+    if subsets is not None and None not in present and (missing := sorted({*subsets} - present)):
+        raise ValueError(f"{folder}: holds nothing of the subset {', '.join(missing)} of {name}")
 
 
 def _list_shards(folder: Path) -> Listing:
-    """List the sounds of tar shards; speaker and language come from a sample's JSON, or from folders in its name."""
+    """List the sounds of tar shards; speaker and language come from a sample's JSON, or else from its folders."""
     listing = Listing()
     shards = find_shards(folder)
     if not shards:
         raise ValueError(f"{folder}: holds no tar shard; there should be some like train-000000.tar")
     for shard in shards:
-        samples, others, fault = read_index(shard, SOUND_SUFFIXES)
-        within = shard.relative_to(folder).as_posix()
+        samples, others, fault = read_index(shard)
+        shard_name = shard.relative_to(folder).as_posix()
         listing.other_files += others
         if fault is not None:
-            listing.broken.append((within, fault))
+            listing.broken.append((shard_name, fault))
         for sample in samples:
-            by_speaker, by_language = _by_folders(sample.sound.member)
-            speaker = next((str(sample.about[key]) for key in ("speaker", "speaker_id") if key in sample.about), None)
-            language = next((str(sample.about[key]) for key in ("language", "lang") if key in sample.about), None)
-            name = f"{within}:{sample.sound.member}"
-            listing.sounds.append(Sound(name, sample.sound, speaker or by_speaker, language or by_language))
+            speaker, language = _labels_of_folders(sample.sound.member)
+            speaker = _first(sample.fields, ("speaker", "speaker_id")) or speaker
+            language = _first(sample.fields, ("language", "lang")) or language
+            listing.sounds.append(Sound(f"{shard_name}:{sample.sound.member}", sample.sound, speaker, language))
     return listing
 
 
-def _by_folders(name: str) -> tuple[str, str]:
-    """Return speaker and language: all folders together, and the first."""
+def _first(fields: Mapping[str, Any], keys: Collection[str]) -> str:
+    """Return the first of some fields that has a value, as text."""
+    return next((str(fields[key]) for key in keys if fields.get(key) is not None), "")
+
+
+def _labels_of_folders(name: str) -> tuple[str, str]:
+    """Return the speaker, all folders together, and the language, the first folder."""
     parents = [part for part in PurePosixPath(name).parts[:-1] if part not in (".", "/")]
     return "/".join(parents) or UNKNOWN, parents[0] if parents else UNKNOWN

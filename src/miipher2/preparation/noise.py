@@ -1,4 +1,4 @@
-"""Noises: generated ones for a pool, and the pool's files."""
+"""Generated noises for the pool: white, pink, brown, hum, clicks and babble."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,63 +8,64 @@ from jaxtyping import Float32
 
 from miipher2.atomic_io import sha256_of
 from miipher2.audio.io import read_audio, write_audio
+from miipher2.audio.levels import power
 from miipher2.audio.resample import resample
-from miipher2.data.degradations.additive import coloured
-from miipher2.data.manifest import Manifest, Utterance, relative
+from miipher2.config.schema_data import SAMPLE_RATE_HZ
+from miipher2.data.degradations.additive import colour_noise
+from miipher2.data.manifest import Manifest, Utterance, relative_path
 from miipher2.rng import stream
 
-RATE_HZ = 16000
 SECONDS = 10.0
-# -26 dB of full scale, the usual reference level; crests of clicks are clipped off at full scale.
-RMS = 0.05
+SAMPLES = round(SECONDS * SAMPLE_RATE_HZ)
+RMS = 0.05  # -26 dB of full scale, the usual reference level; peaks of clicks are clipped
 
 Wave = Float32[np.ndarray, "time"]
 
 
 def make_noises(folder: Path, final_folder: Path, root: Path, *, speech: Manifest, seed: int, files: int) -> Manifest:
-    """Write `files` noises of 10 s at 16 kHz, the kinds in turn, and return their manifest.
+    """Write noises of 10 s at 16 kHz, the types in turn, and return their manifest.
 
-    The kinds in the last sixth of the pool (or fewer) are the test split: noise of files that training need not hear.
+    The last sixth of the files (at least one of several) is the test split: noises that training never uses.
 
     Args:
         folder: where the files are written.
         final_folder: where they will lie, which the manifest names.
-        speech: what babble is mixed from: its training split, so that no held-out voice is heard in training.
+        speech: what babble is mixed from: its training split, so that no held-out voice is used in training.
     """
     folder.mkdir(parents=True)
     rows = []
     voices = speech.select("train")
     for index in range(files):
-        kind = list(KINDS)[index % len(KINDS)]
+        name = NOISES[index % len(NOISES)]
         rng = stream(seed, "noise", index)
-        wave = _babble(rng, voices, root) if kind == "babble" else KINDS[kind](rng, round(SECONDS * RATE_HZ))
-        name = f"{index:04d}_{kind}.flac"
-        write_audio(folder / name, _at_level(wave), RATE_HZ)
+        wave = _babble(rng, voices, root) if name == "babble" else GENERATORS[name](rng, SAMPLES)
+        file = f"{index:04d}_{name}.flac"
+        write_audio(folder / file, _normalise_level(wave), SAMPLE_RATE_HZ)
         split = "test" if 0 < index >= files - max(1, files // 6) else "train"
-        digest = sha256_of(folder / name)
-        rows.append(Utterance(relative(final_folder / name, root), kind, "none", SECONDS, RATE_HZ, digest, split))
+        path, digest = relative_path(final_folder / file, root), sha256_of(folder / file)
+        rows.append(Utterance(path, name, "none", SECONDS, SAMPLE_RATE_HZ, digest, split))
     return Manifest.from_utterances(rows)
 
 
 def white(rng: np.random.Generator, samples: int) -> Wave:
     """Return noise of equal power at every frequency."""
-    return coloured(rng.standard_normal(samples), 0.0)
+    return colour_noise(rng.standard_normal(samples), 0.0)
 
 
 def pink(rng: np.random.Generator, samples: int) -> Wave:
-    """Return noise that falls by 3 dB an octave."""
-    return coloured(rng.standard_normal(samples), 1.0)
+    """Return noise that falls by 3 dB per octave."""
+    return colour_noise(rng.standard_normal(samples), 1.0)
 
 
 def brown(rng: np.random.Generator, samples: int) -> Wave:
-    """Return noise that falls by 6 dB an octave."""
-    return coloured(rng.standard_normal(samples), 2.0)
+    """Return noise that falls by 6 dB per octave."""
+    return colour_noise(rng.standard_normal(samples), 2.0)
 
 
 def hum(rng: np.random.Generator, samples: int) -> Wave:
     """Return mains hum, 50 or 60 Hz with its harmonics, over a faint hiss."""
     mains_hz = rng.choice([50.0, 60.0]) * rng.uniform(0.998, 1.002)
-    seconds = np.arange(samples) / RATE_HZ
+    seconds = np.arange(samples) / SAMPLE_RATE_HZ
     wave = np.zeros(samples)
     for harmonic in range(1, int(rng.integers(8, 24))):
         strength = rng.uniform(0.3, 1.0) / harmonic ** rng.uniform(0.5, 1.2)
@@ -73,9 +74,9 @@ def hum(rng: np.random.Generator, samples: int) -> Wave:
 
 
 def clicks(rng: np.random.Generator, samples: int) -> Wave:
-    """Return short decaying clicks at random times, 10 to 60 a second, over a faint hiss."""
+    """Return short decaying clicks at random times, 10 to 60 per second, over a faint hiss."""
     wave = 0.01 * rng.standard_normal(samples)
-    for _ in range(round(rng.uniform(10, 60) * samples / RATE_HZ)):
+    for _ in range(round(rng.uniform(10, 60) * samples / SAMPLE_RATE_HZ)):
         start = int(rng.integers(samples))
         length = min(int(rng.integers(16, 320)), samples - start)
         decay = np.exp(-np.arange(length) / rng.uniform(4, 60))
@@ -83,35 +84,27 @@ def clicks(rng: np.random.Generator, samples: int) -> Wave:
     return wave.astype(np.float32)
 
 
-def babble(rng: np.random.Generator, voices: list[np.ndarray], samples: int) -> Wave:
-    """Return several voices at once, each at its own level and place, repeated where it is short."""
-    mixed = np.zeros(samples, dtype=np.float32)
-    for voice in voices:
-        gain = 10 ** (rng.uniform(-6, 0) / 20) / max(float(np.sqrt(np.mean(np.square(voice)))), 1e-6)
-        mixed += np.float32(gain) * np.resize(np.roll(voice, int(rng.integers(len(voice)))), samples)
-    return mixed
-
-
-# Babble is made apart: it needs speech.
-KINDS: dict[str, Callable[[np.random.Generator, int], Wave]] = {
+GENERATORS: dict[str, Callable[[np.random.Generator, int], Wave]] = {
     "white": white,
     "pink": pink,
     "brown": brown,
     "hum": hum,
     "clicks": clicks,
-    "babble": pink,
 }
+NOISES = (*GENERATORS, "babble")
 
 
 def _babble(rng: np.random.Generator, voices: Manifest, root: Path) -> Wave:
-    chosen = rng.choice(len(voices), size=min(len(voices), int(rng.integers(5, 9))), replace=False)
-    waves = []
-    for index in chosen:
+    """Return several voices at once, each at its own level and start, repeated where it is short."""
+    indices = rng.choice(len(voices), size=min(len(voices), int(rng.integers(5, 9))), replace=False)
+    mixed = np.zeros(SAMPLES, dtype=np.float32)
+    for index in indices:
         wave, rate_hz = read_audio(voices.row(int(index)).source(root))
-        waves.append(resample(wave, rate_hz, RATE_HZ))
-    return babble(rng, waves, round(SECONDS * RATE_HZ))
+        voice = resample(wave, rate_hz, SAMPLE_RATE_HZ)
+        gain = 10 ** (rng.uniform(-6, 0) / 20) / max(float(np.sqrt(np.mean(np.square(voice)))), 1e-6)
+        mixed += np.float32(gain) * np.resize(np.roll(voice, int(rng.integers(len(voice)))), SAMPLES)
+    return mixed
 
 
-def _at_level(wave: Wave) -> Wave:
-    rms = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
-    return np.clip(wave * np.float32(RMS / max(rms, 1e-9)), -1.0, 1.0)
+def _normalise_level(wave: Wave) -> Wave:
+    return np.clip(wave * np.float32(RMS / max(float(np.sqrt(power(wave))), 1e-9)), -1.0, 1.0)

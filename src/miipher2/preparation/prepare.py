@@ -1,128 +1,189 @@
-"""The stage prepare_data: from folders of sound to manifest, noises, rooms and a report."""
+"""The stage prepare_data: manifests, noises, rooms, and a report for people to read and for DVC to compare."""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from miipher2.data.manifest import Manifest
-from miipher2.data.sampler import Order
+from miipher2.config.schema_data import PrepareDataConfig
+from miipher2.data.manifest import SPLITS, Manifest, relative_path
+from miipher2.data.sampler import UtteranceSampler
 from miipher2.preparation.corpora import (
     Corpus,
-    gather,
-    refuse_bad_files,
-    survey_corpus,
-    usable,
+    CorpusIndex,
+    check_bad_files,
+    corpora_of,
+    drop_duplicates,
+    index_corpora,
+    scan_corpus,
     utterances,
-    without_duplicates,
 )
 from miipher2.preparation.noise import make_noises
-from miipher2.preparation.report import pool_report, speech_report
-from miipher2.preparation.rooms import adopt_rooms, make_rooms
-from miipher2.preparation.scan import Survey
+from miipher2.preparation.rooms import import_rooms, simulate_rooms
+from miipher2.preparation.scan import Scan
 from miipher2.preparation.splits import split_files
 
+MAX_LISTED = 1000  # names in the report; all are counted
 
-def prepare(
-    source: Path | Mapping[str, Corpus],
-    prepared: Path,
-    *,
-    root: Path,
-    seed: int,
-    noise_folder: Path | None = None,
-    rooms_folder: Path | None = None,
-    noise_files: int = 24,
-    rooms: int = 48,
-    held_out: Path | None = None,
-    as_published: bool = True,
-    by_speaker_from: int = 40,
-    on_bad_file: str = "error",
-) -> dict[str, Any]:
-    """Fill the folder `prepared` from the speech in `source`, and return its report; equal input gives equal bytes.
 
-    It holds manifest.parquet, noise.parquet (and noise/*.flac where generated), rooms.parquet and rooms/*.wav, each
-    manifest also as .arrow, weights.json and report.json. It is built aside and renamed: whole, or as it was before.
+def prepare(config: PrepareDataConfig, root: Path) -> dict[str, Any]:
+    """Fill the folder `config.prepared` and return its report; equal input gives equal bytes.
+
+    It holds manifest.parquet, noise.parquet (and noise/*.flac if generated), rooms.parquet and rooms/*.wav, each
+    manifest also as .arrow, weights.json and report.json. It is built aside and renamed: complete, or as before.
 
     Args:
-        source: a folder of speech, sound files at any depth, of any rate and number of channels; or corpora by name.
-        root: the repository's root, which the manifests' paths are relative to.
-        noise_folder: the user's noises, used where they lie; None generates `noise_files` of them.
-        rooms_folder: the user's room responses, copied at 16 kHz; None simulates `rooms` of them.
-        held_out: a list of the files of the test split, one path relative to `source` a line; None splits by rule.
-        as_published: whether to keep to the splits that a corpus was published with.
-        by_speaker_from: how many speakers a corpus must have for each to be in one split only.
-        on_bad_file: whether files that cannot be read are an `error`, or left out (`skip`).
+        root: the repository's root, which paths in configuration and manifests are relative to.
 
     Raises:
         FileNotFoundError: a folder or the held-out list is missing.
-        ValueError: a folder holds nothing that can be used, or a bad file, or the held-out list names a file that is
-            not there.
+        ValueError: a folder holds no usable file, a file is bad, or the held-out list names a missing file.
     """
-    corpora = {"folder": Corpus(source)} if isinstance(source, Path) else dict(source)
-    pools = {
-        "noises": None if noise_folder is None else usable(survey_corpus(Corpus(noise_folder)), "noise"),
-        "rooms": None if rooms_folder is None else usable(survey_corpus(Corpus(rooms_folder)), "room responses"),
-    }
-    refuse_bad_files([seen for seen in pools.values() if seen is not None], on_bad_file)
-    speech = gather(
+    corpora, prepared = corpora_of(config, root), root / config.prepared
+    noise_scan = _scan_pool(config.noise_folder, root, "noise")
+    room_scan = _scan_pool(config.rooms_folder, root, "room responses")
+    check_bad_files([scanned for scanned in (noise_scan, room_scan) if scanned is not None], config.on_bad_file)
+    index = index_corpora(
         corpora,
         root,
-        held_out=held_out,
-        as_published=as_published,
-        by_speaker_from=by_speaker_from,
-        on_bad_file=on_bad_file,
+        held_out=None if config.held_out is None else root / config.held_out,
+        as_published=config.splits == "published",
+        by_speaker_from=config.by_speaker_from,
+        on_bad_file=config.on_bad_file,
     )
-    manifest = Manifest.from_utterances(speech.rows)
-    weights = {name: corpora[name].weight for name in corpora}
-    Order(manifest.select("train"), seed, weights)  # a weight that is no good stops here and not in training
+    speech = Manifest.from_utterances(index.rows)
+    weights = {name: corpus.weight for name, corpus in corpora.items()}
+    UtteranceSampler(speech.select("train"), config.seed, weights)  # a bad weight stops here and not in training
     building = prepared.with_name(f".{prepared.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        noise = _noise(building, prepared, root, pools["noises"], manifest, seed, noise_files)
-        room = _rooms(building, prepared, root, pools["rooms"], seed, rooms)
+        noises = _prepare_noises(building, prepared, root, noise_scan, speech, config)
+        rooms = _prepare_rooms(building, prepared, root, room_scan, config)
         report = {
-            **speech_report(corpora, speech, manifest, root),
-            "noise": pool_report(noise, pools["noises"], root),
-            "rooms": pool_report(room, pools["rooms"], root),
+            **_speech_report(corpora, index, speech, root),
+            "noise": _pool_report(noises, noise_scan, root),
+            "rooms": _pool_report(rooms, room_scan, root),
         }
-        for name, pool in (("manifest", manifest), ("noise", noise), ("rooms", room)):
-            pool.write(building / f"{name}.parquet")
+        for name, manifest in (("manifest", speech), ("noise", noises), ("rooms", rooms)):
+            manifest.write(building / f"{name}.parquet")
         for name, values in (("weights", weights), ("report", report)):
             text = json.dumps(values, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
             (building / f"{name}.json").write_text(text, encoding="utf-8")
-        _replace(building, prepared)
+        _replace_folder(building, prepared)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return report
 
 
-def _noise(
-    building: Path, prepared: Path, root: Path, seen: Survey | None, speech: Manifest, seed: int, files: int
+def _scan_pool(folder: str | None, root: Path, content: str) -> Scan | None:
+    return None if folder is None else scan_corpus(Corpus(root / folder), content)
+
+
+def _prepare_noises(
+    building: Path, prepared: Path, root: Path, scanned: Scan | None, speech: Manifest, config: PrepareDataConfig
 ) -> Manifest:
-    if seen is None:
+    if scanned is None:
         final = prepared / "noise"
-        return make_noises(building / "noise", final, root, speech=speech, seed=seed, files=files)
-    audible = [file for file in without_duplicates(seen, {}, root)[0] if not file.is_silent]
-    splits = split_files(audible, by_speaker_from=len(audible) + 1)  # file by file: a folder of noises is no speaker
+        return make_noises(building / "noise", final, root, speech=speech, seed=config.seed, files=config.noise_files)
+    audible = [file for file in drop_duplicates(scanned, {}, root)[0] if not file.is_silent]
+    splits = split_files(audible, by_speaker_from=len(audible) + 1)  # by file: a folder of noises is not a speaker
     return Manifest.from_utterances(utterances(audible, splits, root, "noise"))
 
 
-def _rooms(building: Path, prepared: Path, root: Path, seen: Survey | None, seed: int, rooms: int) -> Manifest:
-    if seen is None:
-        return make_rooms(building / "rooms", prepared / "rooms", root, seed=seed, rooms=rooms)
-    files, _ = without_duplicates(seen, {}, root)
+def _prepare_rooms(
+    building: Path, prepared: Path, root: Path, scanned: Scan | None, config: PrepareDataConfig
+) -> Manifest:
+    folder, final = building / "rooms", prepared / "rooms"
+    if scanned is None:
+        return simulate_rooms(folder, final, root, seed=config.seed, rooms=config.rooms)
+    files, _ = drop_duplicates(scanned, {}, root)
     splits = split_files(files, by_speaker_from=len(files) + 1)
-    chosen = [splits[file.sha256] for file in files]
-    return adopt_rooms(building / "rooms", prepared / "rooms", root, files=files, splits=chosen)
+    return import_rooms(folder, final, root, files=files, splits=[splits[file.sha256] for file in files])
 
 
-def _replace(building: Path, prepared: Path) -> None:
-    """Put the finished folder in the place of `prepared`."""
+def _replace_folder(building: Path, prepared: Path) -> None:
     earlier = prepared.with_name(f".{prepared.name}.earlier.tmp")
     shutil.rmtree(earlier, ignore_errors=True)
     if prepared.exists():
         prepared.rename(earlier)
     building.rename(prepared)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _speech_report(corpora: Mapping[str, Corpus], index: CorpusIndex, speech: Manifest, root: Path) -> dict[str, Any]:
+    """Return hours, speakers, languages and rates, and the clipped, silent, unreadable and duplicate files."""
+    files = [(scanned, file) for scanned in index.scans.values() for file in scanned.files]
+    folders = {name: relative_path(corpus.folder, root) for name, corpus in corpora.items()}
+    splits = _group_by(speech, "split")
+
+    def flagged(flag: str) -> list[str]:
+        return [relative_path(scanned.folder / file.sound.name, root) for scanned, file in files if getattr(file, flag)]
+
+    return {
+        "source": folders if len(folders) > 1 else next(iter(folders.values())),
+        "utterances": len(speech),
+        "hours": _hours(sum(speech.column("seconds").to_pylist())),
+        "splits": {split: splits[split] for split in SPLITS},
+        **({"corpora": _group_by(speech, "corpus")} if len(corpora) > 1 else {}),
+        "speakers": _group_by(speech, "speaker"),
+        "languages": _group_by(speech, "language"),
+        "sample_rates_hz": _count(file.info.sample_rate_hz for _, file in files),
+        "channels": _count(file.info.channels for _, file in files),
+        **_list("clipped", flagged("is_clipped")),
+        **_list("silent", flagged("is_silent")),
+        **_list("duplicates", [{"path": path, "same_as": first} for path, first in index.duplicates]),
+        **_list("unreadable", [each for scanned in index.scans.values() for each in _unreadable(scanned, root)]),
+        "left_out": sum(scanned.left_out for scanned in index.scans.values()),
+        "other_files": sum(scanned.other_files for scanned in index.scans.values()),
+        "manifest_digest": speech.digest,
+    }
+
+
+def _pool_report(pool: Manifest, scanned: Scan | None, root: Path) -> dict[str, Any]:
+    """Return the content of a pool of noises or rooms; `scanned` is None for generated ones."""
+    report: dict[str, Any] = {
+        "files": len(pool),
+        "seconds": round(sum(pool.column("seconds").to_pylist()), 3),
+        "manifest_digest": pool.digest,
+    }
+    if scanned is None:
+        return {"made": "generated", **report}
+    silent = [relative_path(scanned.folder / file.sound.name, root) for file in scanned.files if file.is_silent]
+    return {
+        "made": "given",
+        "folder": relative_path(scanned.folder, root),
+        **report,
+        **_list("silent", silent),
+        **_list("unreadable", _unreadable(scanned, root)),
+    }
+
+
+def _unreadable(scanned: Scan, root: Path) -> list[dict[str, str]]:
+    return [
+        {"path": relative_path(scanned.folder / name, root), "reason": reason} for name, reason in scanned.unreadable
+    ]
+
+
+def _list(name: str, items: list[Any]) -> dict[str, Any]:
+    return {name: items[:MAX_LISTED], f"{name}_count": len(items)}
+
+
+def _group_by(manifest: Manifest, column: str) -> dict[str, dict[str, Any]]:
+    """Return utterances and hours by the values of a column, sorted."""
+    counts: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    for value, length in zip(manifest.column(column).to_pylist(), manifest.column("seconds").to_pylist(), strict=True):
+        counts[value] += 1
+        seconds[value] += length
+    return {value: {"utterances": counts[value], "hours": _hours(seconds[value])} for value in sorted(counts)}
+
+
+def _hours(seconds: float) -> float:
+    return round(seconds / 3600, 4)
+
+
+def _count(values: Iterable[int]) -> dict[str, int]:
+    return {str(value): count for value, count in sorted(Counter(values).items())}

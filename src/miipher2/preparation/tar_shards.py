@@ -1,4 +1,4 @@
-"""Tar shards: an index of their members made once, by which one is opened in a seek; it decodes nothing."""
+"""Tar shards: an index of their members by byte offset, so that one is opened with a seek. Decodes nothing."""
 
 import json
 import tarfile
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from miipher2.audio.files import find_files
+from miipher2.audio.files import SOUND_SUFFIXES, find_files
 from miipher2.audio.io import FileSection
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
@@ -15,86 +15,86 @@ COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd", b"\x04
 
 @dataclass(frozen=True)
 class Sample:
-    """What a shard holds under one key: its sound, and what its JSON says."""
+    """The members of a shard with one key: its sound, and the fields of its JSON."""
 
     sound: FileSection
-    about: dict[str, Any]
+    fields: dict[str, Any]
 
 
 def find_shards(folder: Path) -> list[Path]:
     """Return the tar files below a folder, in the order of their names.
 
     Raises:
-        ValueError: one is compressed, so that no member can be reached without reading all before it.
+        ValueError: one is compressed, so that a member cannot be reached without reading all before it.
     """
     files = find_files(folder)
-    packed = [path for path in files if path.name.lower().endswith(COMPRESSED_SUFFIXES)]
+    compressed = [path for path in files if path.name.lower().endswith(COMPRESSED_SUFFIXES)]
     shards = [path for path in files if path.suffix.lower() == ".tar"]
-    if packed := packed or [path for path in shards if _begins(path).startswith(COMPRESSED_MAGIC)]:
+    if compressed := compressed or [path for path in shards if _magic(path).startswith(COMPRESSED_MAGIC)]:
         raise ValueError(
-            f"{packed[0]}: is compressed, so that no member can be reached by its place; unpack it to a .tar first"
+            f"{compressed[0]}: is compressed, so that no member can be reached by its offset; unpack it to a .tar first"
         )
     return shards
 
 
-def read_index(shard: Path, sound_suffixes: frozenset[str]) -> tuple[list[Sample], int, str | None]:
+def read_index(shard: Path) -> tuple[list[Sample], int, str | None]:
     """Return a shard's samples, the number of its other members, and what is wrong with it, if anything.
 
-    Members that share a name up to the first dot of its last part are one sample, as in WebDataset.
+    Members whose names agree up to the first dot of the last part belong to one sample, as in WebDataset.
     """
     sounds: list[FileSection] = []
-    about: dict[str, dict[str, Any]] = {}
-    members, fault = _members(shard)
+    fields: dict[str, dict[str, Any]] = {}
+    members, fault = _read_members(shard)
     for section in members:
         suffix = PurePosixPath(section.member).suffix.lower()
-        if suffix in sound_suffixes:
+        if suffix in SOUND_SUFFIXES:
             sounds.append(section)
         elif suffix == ".json":
-            about[_key(section.member)] = _json(section)
+            fields[_sample_key(section.member)] = _read_json(section)
     others = len(members) - len(sounds)
-    return [Sample(section, about.get(_key(section.member), {})) for section in sounds], others, fault
+    return [Sample(section, fields.get(_sample_key(section.member), {})) for section in sounds], others, fault
 
 
-def _members(shard: Path) -> tuple[list[FileSection], str | None]:
-    """Return a shard's files and what is wrong with it; what comes before the damage is listed."""
-    found: list[FileSection] = []
+def _read_members(shard: Path) -> tuple[list[FileSection], str | None]:
+    """Return a shard's files, up to the damage if it is damaged, and what is wrong with it."""
+    members: list[FileSection] = []
     size = shard.stat().st_size
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if member.offset_data + member.size > size:
-                    return found, f"is cut off within {member.name}"
+                    return members, f"is cut off within {member.name}"
                 if member.isreg() and member.sparse is None:
-                    found.append(FileSection(shard, member.offset_data, member.size, member.name))
+                    members.append(FileSection(shard, member.offset_data, member.size, member.name))
             end = archive.offset
     except tarfile.TarError as error:
-        return found, f"is damaged after {len(found)} members ({error})"
-    # tarfile takes a damaged header for the end; the end is a block of zeros.
+        return members, f"is damaged after {len(members)} members ({error})"
+    # tarfile takes a damaged header for the end, which is a block of zeros.
     with shard.open("rb") as file:
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
     if block != bytes(tarfile.BLOCKSIZE):
-        return found, f"is damaged or cut off after {len(found)} members"
-    return found, None
+        return members, f"is damaged or cut off after {len(members)} members"
+    return members, None
 
 
-def _begins(path: Path) -> bytes:
+def _magic(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(4)
 
 
-def _key(name: str) -> str:
+def _sample_key(name: str) -> str:
     """Return a member's name up to the first dot of its last part."""
     path = PurePosixPath(name)
     return str(path.with_name(path.name.partition(".")[0] or path.name))
 
 
-def _json(section: FileSection) -> dict[str, Any]:
-    """Return what a JSON member says; one that is no JSON object says nothing."""
+def _read_json(section: FileSection) -> dict[str, Any]:
+    """Return the fields of a JSON member; none if it is not a JSON object."""
     with section.open() as file:
         try:
-            values = json.loads(file.read())
+            fields = json.loads(file.read())
         except ValueError:
             return {}
-    return values if isinstance(values, dict) else {}
+    return fields if isinstance(fields, dict) else {}

@@ -22,8 +22,8 @@ from miipher2.config.load import is_pipeline, load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.resume_routing import find_checkpoint
 from miipher2.config.schema import STAGES, TrainingConfig
-from miipher2.data.batches import INITIAL_BATCHES, make_batches, sample_batch
-from miipher2.data.prepared import Prepared
+from miipher2.data.dataloader import INITIAL_BATCHES, make_batches, sample_batch
+from miipher2.data.prepared import PreparedData
 from miipher2.tracking.progress import Progress
 from miipher2.tracking.samples import SampleLogger
 from miipher2.tracking.wandb_run import WandbRun, start_wandb
@@ -61,7 +61,7 @@ def run_stage(composed: DictConfig, stage: str) -> Recipe:
             raise ValueError(
                 f"batch_size={config.batch_size}: should be a multiple of the {distributed.world_size()} processes"
             )
-        data = Prepared.read(ROOT, config.data.prepared)
+        data = PreparedData.read(ROOT, config.data.prepared)
         recipe = make_recipe(stage, config, device)
         training = Training.from_config(config, stage, recipe, data, device)
         command = starting_command(composed, distributed.launch_command())
@@ -110,7 +110,7 @@ class Training:
 
     @classmethod
     def from_config(
-        cls, config: TrainingConfig, stage: str, recipe: Recipe, data: Prepared, device: torch.device
+        cls, config: TrainingConfig, stage: str, recipe: Recipe, data: PreparedData, device: torch.device
     ) -> "Training":
         """Return the training of a stage on prepared data, in its folder below exp/."""
         rank, world_size = distributed.rank(), distributed.world_size()

@@ -1,14 +1,13 @@
-"""Degradations: drawn first, all chance in one frozen value, and applied after, without chance, into a new array."""
+"""Whole degradations: drawn as one frozen value with all randomness, applied without any into a new array."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
+from miipher2.config.schema_data import DegradationConfig
 from miipher2.data.degradations.additive import Babble, Colour, Hum, Noise
 from miipher2.data.degradations.channel import Clipping, Codec, Dc, Level, PacketLoss, QuantileClipping
 from miipher2.data.degradations.filters import BandLimit, LowPass, Resampling, Room
@@ -17,8 +16,8 @@ from miipher2.data.pools import Pools
 
 Wave = Float32[np.ndarray, "time"]
 
-# In the order in which they are drawn: a new kind goes to the end, and moves no number of the others.
-KINDS: dict[str, type[Transform]] = {
+# By configuration key, in the order in which they are drawn: a new one goes last and changes no draw of the others.
+TRANSFORMS: dict[str, type[Transform[Any]]] = {
     "room": Room,
     "noise": Noise,
     "band_limit": BandLimit,
@@ -34,7 +33,7 @@ KINDS: dict[str, type[Transform]] = {
     "level": Level,
     "dc": Dc,
 }
-# In the order in which they happen where the order is not random: a voice in a room, a microphone, a line.
+# In the order in which they are applied unless that is random: a voice in a room, a microphone, a line.
 CHAIN = (
     "room",
     "babble",
@@ -51,97 +50,76 @@ CHAIN = (
     "codec",
     "packet_loss",
 )
-ORDERS = ("chain", "random")
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """What happens to one example, in this order; plain values only."""
+    """The transforms of one example, in the order in which they are applied; plain values only."""
 
-    parts: tuple[Transform, ...]
+    transforms: tuple[Transform[Any], ...]
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the kinds and their values, as JSON takes them, in the order in which they happen."""
-        names = {kind: name for name, kind in KINDS.items()}
-        return {names[type(part)]: asdict(part) for part in self.parts}
+        """Return the transforms' values by configuration key, as JSON can hold them."""
+        names = {transform: name for name, transform in TRANSFORMS.items()}
+        return {names[type(transform)]: asdict(transform) for transform in self.transforms}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> "Degradation":
         """Return the degradation that `as_dict` described."""
-        return cls(tuple(KINDS[name](**values[name]) for name in values))
+        return cls(tuple(TRANSFORMS[name](**values[name]) for name in values))
 
 
-def draw(rng: np.random.Generator, settings: Mapping[str, Any], pools: Pools, samples: int = 32000) -> Degradation:
-    """Draw a degradation; a kind's values are drawn whether it happens or not, so that probabilities stay apart.
+def draw(rng: np.random.Generator, config: DegradationConfig, pools: Pools, samples: int) -> Degradation:
+    """Draw a degradation for a wave of `samples` samples at 16 kHz.
 
-    Args:
-        settings: for each kind its `probability` and the ranges that its `draw` takes by name; a kind left out never
-            happens. `order` is `chain` (the default) or `random`.
-        samples: the length of what will be degraded, at 16 kHz.
-
-    Raises:
-        ValueError: a kind or a key is unknown, a number is out of range, or a pool is empty.
+    Every transform is drawn, whether it happens or not, so that a changed probability moves no other draw.
     """
-    if unknown := [name for name in settings if name not in KINDS and name != "order"]:
-        raise ValueError(f"degradation '{unknown[0]}' is not known; it should be one of {', '.join(KINDS)}")
-    parts = {}
-    for name, kind in KINDS.items():
-        if name in settings:
-            probability, ranges = _checked(name, settings[name], pools)
-            happens = rng.random() < probability
-            part = kind.draw(rng, pools, samples, **ranges)
-            if happens:
-                parts[name] = part
-    order = settings.get("order", "chain")
-    if order not in ORDERS:
-        raise ValueError(f"degradation.order is {order!r}; it should be one of {', '.join(ORDERS)}")
-    # Drawn last and always: neither order nor a further kind alters what is drawn before.
-    places = dict(zip(KINDS, rng.random(len(KINDS)), strict=True))
-    names = sorted(parts, key=places.__getitem__ if order == "random" else CHAIN.index)
-    return Degradation(tuple(parts[name] for name in names))
+    transforms = {}
+    for name, transform in TRANSFORMS.items():
+        section = getattr(config, name)
+        happens = rng.random() < section.probability
+        drawn = transform.draw(rng, section, pools, samples)
+        if happens:
+            transforms[name] = drawn
+    # Drawn last and always, so that neither the order nor a further transform changes an earlier draw.
+    positions = dict(zip(TRANSFORMS, rng.random(len(TRANSFORMS)), strict=True))
+    names = sorted(transforms, key=positions.__getitem__ if config.order == "random" else CHAIN.index)
+    return Degradation(tuple(transforms[name] for name in names))
 
 
 def apply(clean: Wave, degradation: Degradation, pools: Pools) -> Wave:
-    """Return `clean`, at 16 kHz, degraded: a new array of the same length, in [-1, 1], silent where all is silent.
+    """Return a 16 kHz wave degraded: a new array of the same length, in [-1, 1]; silence stays silent.
 
-    What a room or a noise lifts above full scale is turned down as a whole, as a recording level is, not clipped.
+    Where a transform exceeds full scale, the whole wave is turned down, as a recording level is, and not clipped.
     """
     degraded = np.array(clean, dtype=np.float32)
-    for part in degradation.parts:
-        if not degraded.any():  # silence, of its own or since every packet was lost: nothing is added to it
+    for transform in degradation.transforms:
+        if not degraded.any():  # silent from the start, or since every packet was lost
             return degraded
-        degraded = part.apply(degraded, pools)
+        degraded = transform.apply(degraded, pools)
         peak = np.abs(degraded).max()
         if peak > 1.0:
             degraded = degraded / peak
     return degraded
 
 
-def _checked(name: str, values: Mapping[str, Any], pools: Pools) -> tuple[int | float, dict[str, Any]]:
-    """Return a kind's probability and its other settings.
+def required_pools(config: DegradationConfig) -> dict[str, str]:
+    """Return the pools that a configuration reads, by the key of the transform that reads them."""
+    return {
+        name: transform.pool
+        for name, transform in TRANSFORMS.items()
+        if transform.pool is not None and getattr(config, name).probability > 0
+    }
+
+
+def check_pools(config: DegradationConfig, pools: Pools) -> None:
+    """Check that no pool that the configuration reads is empty.
 
     Raises:
-        ValueError: a key is unknown or missing, the probability is none, or the pool that the kind takes from is empty.
+        ValueError: one is.
     """
-    needed, optional = _keys(name)
-    for key in values:
-        if key not in needed and key not in optional:
-            raise ValueError(f"degradation.{name}.{key} is not known; it should be one of {[*needed, *optional]}")
-    for key in needed:
-        if key not in values:
-            raise ValueError(f"degradation.{name}.{key} is missing")
-    probability = values["probability"]
-    if not isinstance(probability, int | float) or not 0 <= probability <= 1:
-        raise ValueError(f"degradation.{name}.probability is {probability}; it should be a number from 0 to 1")
-    pool = KINDS[name].pool
-    if pool is not None and probability > 0 and len(getattr(pools, pool)) == 0:
-        raise ValueError(f"degradation.{name}: the pool of {pool} is empty; prepare some, or leave '{name}' out")
-    return probability, {key: value for key, value in values.items() if key != "probability"}
-
-
-@cache
-def _keys(name: str) -> tuple[list[str], list[str]]:
-    """Return the keys that a kind's settings must have, and those that they may have: what its `draw` takes."""
-    ranges = list(inspect.signature(KINDS[name].draw).parameters.values())[3:]
-    needed = [item.name for item in ranges if item.default is item.empty]
-    return ["probability", *needed], [item.name for item in ranges if item.default is not item.empty]
+    for name, pool in required_pools(config).items():
+        if len(getattr(pools, pool)) == 0:
+            raise ValueError(
+                f"degradation.{name}: the pool of {pool} is empty; prepare some, or set its probability to 0"
+            )

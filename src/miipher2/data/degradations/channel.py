@@ -1,93 +1,88 @@
-"""What recording and sending do to speech: clipping, codecs, packet loss, level, DC."""
+"""Degradations of recording and transmission: clipping, codecs, packet loss, level, DC offset."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from miipher2.audio import codecs
-from miipher2.data.degradations.transform import (
-    Range,
-    Transform,
-    Wave,
-    checked_range,
-    draw_choice,
-    draw_seed,
-    draw_uniform,
+from miipher2.audio.codecs import BIT_RATE_CODECS, apply_codec
+from miipher2.config.schema_data import (
+    HOP_SAMPLES,
+    SAMPLE_RATE_HZ,
+    ClippingConfig,
+    CodecConfig,
+    DcConfig,
+    LevelConfig,
+    PacketLossConfig,
+    QuantileClippingConfig,
 )
-from miipher2.data.pools import RATE_HZ, Pools
+from miipher2.data.degradations.transform import Transform, Wave, draw_choice, draw_seed, draw_uniform
+from miipher2.data.pools import Pools
 from miipher2.rng import stream
 
-PACKET_SAMPLES = 320  # 20 ms, as speech codecs on the Internet send
-CONCEALMENTS = ("silence", "repeat")
+PACKET_SAMPLES = HOP_SAMPLES  # 20 ms, as speech codecs on the Internet send
+FADE = np.float32(0.7)  # of a repeated packet
 
 
 @dataclass(frozen=True)
-class Clipping(Transform):
-    """Hard clipping at a part of the peak."""
+class Clipping(Transform[ClippingConfig]):
+    """Hard clipping at a threshold relative to the peak."""
 
     threshold: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, pools: Pools, samples: int, threshold: Range) -> "Clipping":
-        """Take a threshold relative to the peak, uniform in a range."""
-        return cls(draw_uniform(rng, "clipping.threshold", threshold, 1e-3, 1))
+    def draw(cls, rng: np.random.Generator, config: ClippingConfig, pools: Pools, samples: int) -> "Clipping":
+        """Draw the threshold."""
+        return cls(draw_uniform(rng, config.threshold))
 
     def apply(self, wave: Wave, pools: Pools) -> Wave:
-        """Cut off what is higher."""
+        """Clip."""
         limit = np.float32(self.threshold) * np.abs(wave).max()
         return np.clip(wave, -limit, limit)
 
 
 @dataclass(frozen=True)
-class QuantileClipping(Transform):
-    """Clipping of a share of the lowest values and of another of the highest, as Sidon clips."""
+class QuantileClipping(Transform[QuantileClippingConfig]):
+    """Clipping of a share of the lowest samples and a share of the highest, as in Sidon."""
 
     lowest: float
     highest: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, pools: Pools, samples: int, share: Range) -> "QuantileClipping":
-        """Take a share for each side, uniform in a range."""
-        low, high = (draw_uniform(rng, "quantile_clipping.share", share, 0, 0.4) for _ in range(2))
-        return cls(low, high)
+    def draw(
+        cls, rng: np.random.Generator, config: QuantileClippingConfig, pools: Pools, samples: int
+    ) -> "QuantileClipping":
+        """Draw a share for each end."""
+        return cls(draw_uniform(rng, config.share), draw_uniform(rng, config.share))
 
     def apply(self, wave: Wave, pools: Pools) -> Wave:
-        """Cut off what is beyond."""
+        """Clip."""
         ends = np.sort(wave)[[int(self.lowest * (len(wave) - 1)), int((1 - self.highest) * (len(wave) - 1))]]
         return np.clip(wave, *ends)
 
 
 @dataclass(frozen=True)
-class Codec(Transform):
-    """A codec of `codecs.CODECS`, there and back; `bit_rate_kbps` is None where the codec has only one."""
+class Codec(Transform[CodecConfig]):
+    """A codec of `CODECS`; `bit_rate_kbps` is None where it has only one."""
 
     codec: str
     bit_rate_kbps: float | None
 
     @classmethod
-    def draw(
-        cls,
-        rng: np.random.Generator,
-        pools: Pools,
-        samples: int,
-        kinds: Sequence[str] = codecs.CODECS,
-        bit_rate_kbps: Range = (16, 64),
-    ) -> "Codec":
-        """Take one of `kinds`, and for MP3, Vorbis and Opus a bit rate in kbit/s, uniform in octaves."""
-        codec = draw_choice(rng, "codec.kinds", kinds, codecs.CODECS)
-        low, high = checked_range("codec.bit_rate_kbps", bit_rate_kbps, 1, 512)
-        rate = round(low * (high / low) ** float(rng.random()), 3)
-        return cls(codec, rate if codec in codecs.RATED_CODECS else None)
+    def draw(cls, rng: np.random.Generator, config: CodecConfig, pools: Pools, samples: int) -> "Codec":
+        """Draw a codec, and a bit rate that is uniform in octaves."""
+        codec = draw_choice(rng, config.kinds)
+        low, high = (float(end) for end in config.bit_rate_kbps)
+        bit_rate_kbps = round(low * (high / low) ** float(rng.random()), 3)
+        return cls(codec, bit_rate_kbps if codec in BIT_RATE_CODECS else None)
 
     def apply(self, wave: Wave, pools: Pools) -> Wave:
-        """Code and decode in memory."""
-        return codecs.through_codec(wave, RATE_HZ, self.codec, self.bit_rate_kbps)
+        """Encode and decode in memory."""
+        return apply_codec(wave, SAMPLE_RATE_HZ, self.codec, self.bit_rate_kbps)
 
 
 @dataclass(frozen=True)
-class PacketLoss(Transform):
-    """Bursts of lost packets of 20 ms, left silent or filled with the last packet that came, fading."""
+class PacketLoss(Transform[PacketLossConfig]):
+    """Bursts of lost packets of 20 ms, left silent or concealed by the last packet received, fading."""
 
     share: float
     burst_seconds: float
@@ -95,47 +90,37 @@ class PacketLoss(Transform):
     seed: int
 
     @classmethod
-    def draw(
-        cls,
-        rng: np.random.Generator,
-        pools: Pools,
-        samples: int,
-        share: Range,
-        burst_seconds: Range = (0.02, 0.12),
-        concealments: Sequence[str] = CONCEALMENTS,
-    ) -> "PacketLoss":
-        """Take the share of time lost and a burst's length, each uniform in a range, and one of the concealments."""
-        lost = draw_uniform(rng, "packet_loss.share", share, 0, 0.9)
-        burst = draw_uniform(rng, "packet_loss.burst_seconds", burst_seconds, 0.02, 2)
-        concealment = draw_choice(rng, "packet_loss.concealments", concealments, CONCEALMENTS)
-        return cls(lost, burst, concealment, draw_seed(rng))
+    def draw(cls, rng: np.random.Generator, config: PacketLossConfig, pools: Pools, samples: int) -> "PacketLoss":
+        """Draw the share of time lost, the length of a burst, the concealment and the pattern's seed."""
+        share, burst_seconds = draw_uniform(rng, config.share), draw_uniform(rng, config.burst_seconds)
+        return cls(share, burst_seconds, draw_choice(rng, config.concealments), draw_seed(rng))
 
     def apply(self, wave: Wave, pools: Pools) -> Wave:
-        """Lose the packets; bursts may touch or overlap, so that a little less than the share is lost."""
+        """Lose the packets; bursts may overlap, so that slightly less than the share is lost."""
         packets = -(-len(wave) // PACKET_SAMPLES)
-        burst = max(1, round(self.burst_seconds * RATE_HZ / PACKET_SAMPLES))
+        burst = max(1, round(self.burst_seconds * SAMPLE_RATE_HZ / PACKET_SAMPLES))
         rng = stream(self.seed, "packet_loss")
-        lost = np.zeros(packets, dtype=bool)
-        # The remainder of a burst is drawn, so that short waves lose their share too, on average.
+        is_lost = np.zeros(packets, dtype=bool)
+        # The fraction of a burst is rounded at random, so that short waves lose their share too, on average.
         for start in rng.integers(packets, size=int(self.share * packets / burst + rng.random())):
-            lost[start : start + burst] = True
+            is_lost[start : start + burst] = True
         received = np.pad(wave, (0, packets * PACKET_SAMPLES - len(wave))).reshape(packets, PACKET_SAMPLES)
-        for packet in np.flatnonzero(lost):
+        for packet in np.flatnonzero(is_lost):
             is_repeated = self.concealment == "repeat" and packet > 0
-            received[packet] = received[packet - 1] * np.float32(0.7) if is_repeated else 0.0
+            received[packet] = received[packet - 1] * FADE if is_repeated else 0.0
         return received.reshape(-1)[: len(wave)]
 
 
 @dataclass(frozen=True)
-class Level(Transform):
-    """Another level of the recording."""
+class Level(Transform[LevelConfig]):
+    """Another recording level."""
 
     gain_db: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, pools: Pools, samples: int, gain_db: Range) -> "Level":
-        """Take a gain in dB, uniform in a range."""
-        return cls(draw_uniform(rng, "level.gain_db", gain_db, -100, 100))
+    def draw(cls, rng: np.random.Generator, config: LevelConfig, pools: Pools, samples: int) -> "Level":
+        """Draw the gain."""
+        return cls(draw_uniform(rng, config.gain_db))
 
     def apply(self, wave: Wave, pools: Pools) -> Wave:
         """Scale."""
@@ -143,15 +128,15 @@ class Level(Transform):
 
 
 @dataclass(frozen=True)
-class Dc(Transform):
-    """A constant offset, of full scale."""
+class Dc(Transform[DcConfig]):
+    """A constant offset, relative to full scale."""
 
     offset: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, pools: Pools, samples: int, offset: Range) -> "Dc":
-        """Take an offset, uniform in a range."""
-        return cls(draw_uniform(rng, "dc.offset", offset, -1, 1))
+    def draw(cls, rng: np.random.Generator, config: DcConfig, pools: Pools, samples: int) -> "Dc":
+        """Draw the offset."""
+        return cls(draw_uniform(rng, config.offset))
 
     def apply(self, wave: Wave, pools: Pools) -> Wave:
         """Shift."""
