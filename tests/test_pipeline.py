@@ -1,4 +1,4 @@
-"""dvc.yaml: code dependencies are the imports, parameters are the schema without what may differ."""
+"""dvc.yaml: dependencies cover the imports, parameters are the schema without what may differ; the lock file is fresh."""
 
 import ast
 import re
@@ -12,37 +12,84 @@ import yaml
 from omegaconf import OmegaConf
 
 from miipher2.config.paths import ROOT
-from miipher2.config.schema import SCHEMAS, TRAINING_STAGES
+from miipher2.config.schema import SCHEMAS, STAGES, TRAINING_STAGES
 from miipher2.training.config_diff import is_harmless
 
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+DVC_YAML = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+PIPELINE = DVC_YAML["stages"]
+RESULT_FREE = ("src/miipher2/tracking/", "src/miipher2/__init__.py")
 
 
-def imported_files(script: Path) -> set[str]:
-    """Return our files that a script imports, directly and indirectly; a package's docstring is no dependency."""
+def module_file(module: str) -> Path | None:
+    """Return the file of one of our modules, or None."""
+    path = ROOT / "src" / Path(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def closure(stage: str) -> set[str]:
+    """Return our files that a stage executes, by its script's imports and, for training, by its recipe's."""
     found: set[Path] = set()
-    waiting = [script]
+    waiting = [ROOT / "stages" / f"{stage}.py"]
+    if stage in TRAINING_STAGES:
+        recipe = module_file(STAGES[stage].recipe.partition(":")[0])
+        assert recipe is not None
+        found.add(recipe)
+        waiting.append(recipe)
     while waiting:
         for node in ast.walk(ast.parse(waiting.pop().read_text())):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("miipher2"):
                 continue
-            for name in (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)):
-                file = (ROOT / "src" / Path(*name.split("."))).with_suffix(".py")
-                if file.is_file() and file not in found:
+            words = str(node.module).split(".")
+            packages = [".".join(words[:count]) for count in range(1, len(words) + 1)]
+            for name in (*packages, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                file = module_file(name)
+                if file is not None and file not in found:
                     found.add(file)
                     waiting.append(file)
     return {path.relative_to(ROOT).as_posix() for path in found}
 
 
+def covers(dependency: str, file: str) -> bool:
+    """Return whether a file is a dependency or lies in a folder that is one."""
+    return file == dependency or file.startswith(f"{dependency}/")
+
+
 @pytest.mark.parametrize("stage", PIPELINE)
-def test_code_dependencies_are_exactly_the_imports(stage: str) -> None:
-    listed = {path for path in PIPELINE[stage]["deps"] if path.startswith(("src/", "stages/"))}
-    code = {path for path in listed if path.endswith(".py")}
-    assert code == imported_files(ROOT / "stages" / f"{stage}.py") | {f"stages/{stage}.py"}
+def test_dependencies_cover_the_imports(stage: str) -> None:
+    listed = [path for path in PIPELINE[stage]["deps"] if path.startswith("src/")]
+    needed = {path for path in closure(stage) if not path.startswith(RESULT_FREE) and not is_docstring(path)}
+    assert sorted(file for file in needed if not any(covers(path, file) for path in listed)) == []
+    assert [path for path in listed if not any(covers(path, file) for file in closure(stage))] == []
+    assert f"stages/{stage}.py" in PIPELINE[stage]["deps"]
 
 
-def test_the_adapter_does_not_depend_on_the_vocoder() -> None:
-    assert not any("hifigan" in path or "vocoder" in path for path in PIPELINE["train_adapter"]["deps"])
+def is_docstring(path: str) -> bool:
+    """Return whether a file is a package's docstring and nothing else."""
+    return path.endswith("__init__.py") and len(ast.parse((ROOT / path).read_text()).body) == 1
+
+
+@pytest.mark.parametrize("stage", TRAINING_STAGES)
+def test_what_cannot_alter_a_result_retrains_nothing(stage: str) -> None:
+    dependencies = PIPELINE[stage]["deps"]
+    harmless = ["src/miipher2/tracking/wandb_run.py", "src/miipher2/cli/restore.py", "README.md", "docs/dvc.md"]
+    harmless += ["src/miipher2/preparation/prepare.py", "src/miipher2/inference/restorer.py"]
+    assert all((ROOT / file).is_file() for file in harmless)
+    assert [file for file in harmless if any(covers(path, file) for path in dependencies)] == []
+
+
+def test_editing_the_vocoder_leaves_the_adapter_alone() -> None:
+    dependencies = PIPELINE["train_adapter"]["deps"]
+    vocoder = [path.relative_to(ROOT).as_posix() for path in (ROOT / "src/miipher2/models/vocoder").glob("*.py")]
+    assert len(vocoder) > 5
+    edited = [*vocoder, "src/miipher2/recipes/vocoder.py"]
+    assert [file for file in edited if any(covers(path, file) for path in dependencies)] == []
+
+
+def test_artifacts_are_outputs_of_the_pipeline_or_ship() -> None:
+    outputs = {out if isinstance(out, str) else next(iter(out)) for each in PIPELINE.values() for out in each["outs"]}
+    paths = {artifact["path"] for artifact in DVC_YAML["artifacts"].values()}
+    assert paths - outputs == {"models/mini/restorer"}
+    assert (ROOT / "models/mini/restorer").is_dir()
 
 
 @pytest.mark.parametrize("stage", TRAINING_STAGES)
