@@ -12,22 +12,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.plugins import Plugins
 from transformers import HubertConfig, HubertModel
 
+from miipher2.config.load import load_config
+from miipher2.config.params import compose_config
 from miipher2.config.paths import ROOT
+from miipher2.config.schema import SCHEMAS
 from miipher2.data.dataloader import make_batches
 from miipher2.data.prepared import PreparedData
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.training import checkpoint
+from miipher2.training.checkpoint import Checkpoint
 
 
 def main() -> None:
@@ -56,7 +59,7 @@ def seconds(action: Callable[[], object], repeats: int) -> float:
 def measure_save(folder: Path, megabytes: int, repeats: int) -> None:
     """Compare a durable, hashed save with a plain write and fsync of as many bytes."""
     tensors = {f"layer_{index}": torch.randn(2**18) for index in range(megabytes)}
-    content = empty() | {"model": tensors}
+    content = checkpoint_of({"model": tensors})
     data = os.urandom(2**20) * megabytes
 
     def plain() -> None:
@@ -85,17 +88,21 @@ def measure_share(folder: Path) -> None:
         "degraded": waves,
         "target": torch.randn(len(waves), frames * config.model.sample_rate_hz // 50) * 0.1,
     }
-    batch |= {"valid_frames": torch.full((len(waves),), frames), "segment_start": torch.zeros(len(waves), dtype=int)}
+    batch |= {
+        "valid_frames": torch.full((len(waves),), frames),
+        "utterance": torch.arange(len(waves)),
+        "segment_start": torch.zeros(len(waves), dtype=torch.int64),
+    }
 
     def update() -> None:
         float(recipe.update(batch, 10**6)["generator/loss"])
 
     update()
     one = seconds(update, 3)
-    state = empty() | recipe.state_dict()
+    state = checkpoint_of(recipe.state_dict())
     save = seconds(lambda: checkpoint.save(folder, state, {}).unlink(), 3)
     interval = config.checkpoint.save_interval
-    size = checkpoint.size_of(state) / 1e6
+    size = checkpoint.size_of(state.as_dict()) / 1e6
     print(
         f"save of the full-size vocoder on {device}: {size:.0f} MB in {save:.2f} s, an update takes {one:.2f} s, "
         f"share of training at the default interval of {interval} updates {save / (save + interval * one):.3%}"
@@ -112,7 +119,7 @@ def measure_start(repeats: int) -> None:
         next(iter(batches(step, step + 1)))
 
     first_batch(0)
-    early, late = (seconds(lambda step=step: first_batch(step), repeats * 3) for step in (10, 1_000_000))
+    early, late = (seconds(partial(first_batch, step), repeats * 3) for step in (10, 1_000_000))
     print(f"start to first batch: step 10 {early:.3f} s, step 1,000,000 {late:.3f} s, ratio {late / early:.2f}")
 
 
@@ -123,13 +130,16 @@ def measure_size(folder: Path) -> None:
     recipe = AdapterRecipe.from_config(config, torch.device("cpu"), ROOT)
     wave = torch.randn(1, 6400) * 0.1
     recipe.update({"clean": wave, "degraded": wave + 0.01, "valid_frames": torch.tensor([20])}, 0)
-    path = checkpoint.save(folder, empty() | recipe.state_dict(), {})
+    path = checkpoint.save(folder, checkpoint_of(recipe.state_dict()), {})
     print(f"adapter checkpoint, layer 6 at full size: {path.stat().st_size / 1e6:.1f} MB")
 
 
-def empty() -> dict[str, Any]:
-    """Return a checkpoint's content with nothing in it."""
-    return {entry: types[0]() for entry, types in checkpoint.ENTRIES.items()} | {"format": checkpoint.FORMAT}
+def checkpoint_of(state: dict[str, Any]) -> Checkpoint:
+    """Return a checkpoint with a recipe's state and otherwise empty entries."""
+    empty: dict[str, Any] = {"stage": "", "step": 0, "run_id": "", "wandb": None, "history": "", "best": None}
+    empty |= {"parents": [], "data_sha256": ""}
+    names = set(Checkpoint.entries()) - {"format"}
+    return Checkpoint(**{name: {} for name in names} | empty | state)
 
 
 def hubert(folder: Path) -> Path:
@@ -147,9 +157,7 @@ def composed_vocoder(folder: Path) -> Any:
 
 def composed(name: str, *overrides: str, stage: str = "train_adapter") -> Any:
     """Return the configuration of a stage."""
-    Plugins.instance()
-    with initialize_config_dir(str(ROOT / "configs" / stage), version_base="1.3"):
-        return stage_config(compose(name, overrides=list(overrides)), stage)
+    return load_config(compose_config(name, overrides, group=stage), stage, SCHEMAS[stage])
 
 
 if __name__ == "__main__":

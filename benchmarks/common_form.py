@@ -32,7 +32,7 @@ def common_form(config: Any, encoder: Path, device: torch.device) -> Any:
     """Return the common form of a stage."""
     return (
         CommonVocoder(config, encoder, device)
-        if "generator" in config.model
+        if hasattr(config.model, "generator")
         else CommonAdapter(config, encoder, device)
     )
 

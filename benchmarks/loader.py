@@ -3,8 +3,8 @@
     uv run benchmarks/loader.py [--degradation miipher2] [--examples 400] [--memory 100000] [--workers 2]
 
 It makes speech at 24 kHz in files of 4 to 14 s, so that decoding and both resamplings count. `x real time` is seconds
-of audio per second of one core's time (not of the clock, since other work may run beside). The memory run makes many short
-examples and prints this process's own memory.
+of audio per second of one core's time (not of the clock, since other work may run beside). The memory run makes many
+short examples and prints this process's own memory.
 """
 
 import argparse

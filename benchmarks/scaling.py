@@ -6,6 +6,7 @@ On GPUs each rank has its own; on a CPU each has one thread, and the one process
 """
 
 import argparse
+import multiprocessing
 import os
 import socket
 import statistics
@@ -17,12 +18,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.plugins import Plugins
-from torch import multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 from miipher2 import rng
+from miipher2.config.load import load_config
+from miipher2.config.params import compose_config
 from miipher2.config.paths import ROOT
+from miipher2.config.schema import AdapterConfig
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.training import distributed
 from miipher2.training.environment import start_runtime
@@ -53,7 +55,7 @@ def measure(count: int, options: argparse.Namespace) -> float:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results: Any = multiprocessing.get_context("spawn").SimpleQueue()
-    multiprocessing.spawn(work, (count, port, options, results), nprocs=count)
+    start_processes(work, (count, port, options, results), nprocs=count)
     return results.get()
 
 
@@ -61,15 +63,14 @@ def work(rank: int, count: int, port: int, options: argparse.Namespace, results:
     """Be one of the processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    Plugins.instance()
-    with initialize_config_dir(str(ROOT / "configs/train_adapter"), version_base="1.3"):
-        config = stage_config(compose(options.config, overrides=["runtime.threads=1"]), "train_adapter")
+    composed = compose_config(options.config, ["runtime.threads=1"], group="train_adapter")
+    config = load_config(composed, "train_adapter", AdapterConfig)
     device = start_runtime("auto", True, 1, rank)
     distributed.init(device)
     rng.seed_all(0)
     recipe = AdapterRecipe.from_config(config, device, ROOT)
     frames = round(config.data.crop_seconds * 50)
-    waves = torch.randn(len(distributed.shard_range(config.batch_size)), frames * 320) * 0.1
+    waves = torch.randn(config.batch_size // count, frames * 320) * 0.1
     batch = {"clean": waves, "degraded": waves + 0.01, "valid_frames": torch.full((len(waves),), frames)}
     for step in range(3):
         float(recipe.update(batch, step)["adapter/loss"])

@@ -26,19 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
 from common_form import common_form
-from hydra import compose, initialize_config_dir
-from hydra.core.plugins import Plugins
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel
 
+from miipher2.config.load import load_config
+from miipher2.config.params import compose_config
 from miipher2.config.paths import ROOT
+from miipher2.config.schema import SCHEMAS
 from miipher2.data.dataloader import make_batches
 from miipher2.data.prepared import PreparedData
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.training.environment import start_runtime
 
-STAGES = {
+STAGES: dict[str, tuple[str, str, Any]] = {
     "adapter": ("train_adapter", "adapter_layer_6_mhubert_147", AdapterRecipe),
     "pretrain": ("pre_train_vocoder", "hifigan_pretrain_layer_6_mhubert_147", VocoderRecipe),
     "finetune": ("finetune_vocoder", "hifigan_ft_layer_6_mhubert_147", VocoderRecipe),
@@ -113,14 +114,12 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> None:
 def ours(options: argparse.Namespace, overrides: list[str], device: torch.device) -> tuple[Any, Any]:
     """Return a stage's configuration at full size and its recipe, from its first update on adversarial."""
     stage, name, recipe = STAGES[options.stages[0]]
-    given = [f"model.hubert_model_name={options.encoder}", "model.hubert_revision=null"]
-    given += [f"batch_size={options.batch_size}", f"loader.num_workers={options.workers}"]
-    given += ["data.prepared=data/prepared/embedded"]
+    settings = [f"model.hubert_model_name={options.encoder}", "model.hubert_revision=null"]
+    settings += [f"batch_size={options.batch_size}", f"loader.num_workers={options.workers}"]
+    settings += ["data.prepared=data/prepared/embedded"]
     if recipe is VocoderRecipe:
-        given += ["loss.adversarial_from_step=0", "init_from.adapter=null", "init_from.vocoder=null"]
-    Plugins.instance()
-    with initialize_config_dir(str(ROOT / "configs" / stage), version_base="1.3"):
-        config = stage_config(compose(name, overrides=[*given, *overrides]), stage)
+        settings += ["loss.adversarial_from_step=0", "init_from.adapter=null", "init_from.vocoder=null"]
+    config: Any = load_config(compose_config(name, [*settings, *overrides], group=stage), stage, SCHEMAS[stage])
     return config, recipe.from_config(config, device, ROOT)
 
 

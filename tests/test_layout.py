@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "inference": "rng atomic_io config audio models",
     "evaluation": "rng atomic_io config audio models data inference",
 }
-WIRING = {"cli", "compose"}
+WIRING = ("cli", "compose")
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -59,7 +59,7 @@ def test_imports_point_down(part: str) -> None:
 
 def test_every_part_has_its_place() -> None:
     parts = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
-    assert parts == MAY_IMPORT.keys() | WIRING
+    assert parts == {*MAY_IMPORT, *WIRING}
     assert sorted(path.name for path in SOURCE.glob("*.py")) == ["__init__.py", "atomic_io.py", "rng.py"]
 
 

@@ -1,4 +1,4 @@
-"""dvc.yaml: dependencies cover the imports, parameters are the schema without what may differ; the lock file is fresh."""
+"""dvc.yaml: dependencies cover the imports, parameters are the schema; requirements.lock is fresh."""
 
 import ast
 import re

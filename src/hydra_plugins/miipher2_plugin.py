@@ -9,7 +9,7 @@ from miipher2.config.paths import ROOT
 register()
 
 
-class RepositorySearchPath(SearchPathPlugin):
+class RepositorySearchPath(SearchPathPlugin):  # type: ignore[misc]  # Hydra is untyped
     """Lets configs/<stage>/*.yaml use the shared groups in configs/ when a stage is run on its own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:

@@ -45,7 +45,8 @@ def fsync(path: Path) -> None:
 
 def sha256_of(source: Path | Openable) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with source.open("rb") if isinstance(source, Path) else source.open() as file:
+    opened: Any = source.open("rb") if isinstance(source, Path) else source.open()
+    with opened as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

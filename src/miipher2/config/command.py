@@ -16,7 +16,7 @@ RESUME_KEY = "checkpoint.resume_from"
 
 
 def record_overrides() -> None:
-    """Make Hydra add the overrides to `params.yaml` when it composes it: DVC does not keep them, and a resume needs them.
+    """Make Hydra add the overrides to `params.yaml`: DVC does not keep them, and a resume needs them.
 
     Hydra 1.3 calls nothing of ours after a composition, so this wraps the method that composes.
     """
@@ -33,7 +33,7 @@ def record_overrides() -> None:
         return config
 
     load_configuration.records_overrides = True  # type: ignore[attr-defined]
-    ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
+    ConfigLoaderImpl.load_configuration = load_configuration
 
 
 def starting_command(composed: DictConfig, launcher: Sequence[str] = ()) -> list[str]:

@@ -123,6 +123,7 @@ def _stage_of(path: str, folders: dict[str, str]) -> str:
         if live in file.parents:
             return stage
     raise ValueError(
-        f"checkpoint.resume_from={path} lies in no stage's folder ({', '.join(folders.values())}){_relative_hint(path)}; "
+        f"checkpoint.resume_from={path} lies in no stage's folder ({', '.join(folders.values())})"
+        f"{_relative_hint(path)}; "
         f"for a file kept elsewhere name its stage: -S 'checkpoint.resume_from={{<stage>: {path}}}'"
     )

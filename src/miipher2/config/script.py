@@ -22,7 +22,7 @@ def stage_script(group: str, config_name: str) -> Callable[[Callable[[DictConfig
 
         @functools.wraps(task)
         def script() -> None:
-            # Hydra would print a traceback, or a hint about this variable; with it, exceptions come through as they are.
+            # Hydra would print a traceback, or a hint about this variable; with it, exceptions pass unchanged.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 main()
