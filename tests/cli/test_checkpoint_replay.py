@@ -45,7 +45,7 @@ def run_folder(workspace: Path, stages: Any) -> Path:
 @pytest.fixture
 def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make the workspace the repository of this process, and leave PyTorch as it was."""
-    for module in (checkpoint_replay, batches, stage, resume_routing):
+    for module in (checkpoint_replay, dataloader, stage, resume_routing):
         monkeypatch.setattr(module, "ROOT", workspace)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with rng.guarded():
