@@ -1,4 +1,4 @@
-"""Small random models of every family that an encoder can be, saved as transformers writes them."""
+"""Small random encoders of every family, saved by transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def new_model(family: str) -> Any:
-    """Return a random model of a family whose every weight matters, LayerNorms and zeroed biases too."""
+    """Return a random model of a family in which every weight has an effect, LayerNorms and biases too."""
     kind, settings = FAMILIES[family]
     torch.manual_seed(0)
     if kind == "mini":
@@ -47,7 +47,7 @@ def new_model(family: str) -> Any:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return a saved full model of every family."""
+    """Return the folder of a saved model of every family."""
     saved = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
     for family, folder in saved.items():
         new_model(family).save_pretrained(folder)

@@ -15,7 +15,7 @@ def numbers(rate_hz: int, **changes: Any) -> dict[str, Any]:
 
 
 def new_harmonic(rate_hz: int) -> HarmonicVocos:
-    """Return a generator whose weights are large enough to make a wave worth comparing, at a pitch that varies."""
+    """Return a generator whose weights are large enough for a wave of some level and a varying pitch."""
     torch.manual_seed(0)
     generator = HarmonicVocos(**numbers(rate_hz)).eval()
     with torch.no_grad():

@@ -33,7 +33,7 @@ def test_new_adapters_change_nothing(encoder: SpeechEncoder) -> None:
     assert torch.equal(encoder(new_waves(), adapted=False), before)
 
 
-def test_every_feed_forward_block_of_a_conformer_has_one(encoder: SpeechEncoder) -> None:
+def test_every_feed_forward_block_of_a_conformer_has_an_adapter(encoder: SpeechEncoder) -> None:
     encoder.add_adapters(5)
     assert len(encoder.adapters) == 4
     assert all(
@@ -41,7 +41,7 @@ def test_every_feed_forward_block_of_a_conformer_has_one(encoder: SpeechEncoder)
     )
 
 
-def test_only_adapters_learn(encoder: SpeechEncoder) -> None:
+def test_only_adapters_are_trained(encoder: SpeechEncoder) -> None:
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     encoder.add_adapters(5)
     learning = {id(parameter) for parameter in encoder.parameters() if parameter.requires_grad}
@@ -59,7 +59,7 @@ def test_only_adapters_learn(encoder: SpeechEncoder) -> None:
     assert not any(module.training for module in encoder.modules())
 
 
-def test_adapter_state_comes_back_whole(encoder: SpeechEncoder) -> None:
+def test_adapter_state_is_saved_and_loaded_completely(encoder: SpeechEncoder) -> None:
     with pytest.raises(ValueError, match="no adapters"):
         encoder(new_waves(), adapted=True)
     encoder.add_adapters(5)

@@ -1,4 +1,4 @@
-"""The discriminators' views and their deterministic padding."""
+"""The discriminators' outputs and their deterministic padding."""
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ def test_reflection_equals_that_of_torch(left: int, right: int) -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_wave_too_short_to_reflect_is_refused() -> None:
+def test_wave_too_short_to_reflect_is_an_error() -> None:
     with pytest.raises(ValueError, match="a wave of 10 samples; should be longer than its padding, 10"):
         reflect_pad(torch.zeros(1, 10), 0, 10)
 
 
-def test_every_part_gives_one_view_for_each_of_its_numbers() -> None:
+def test_there_is_one_output_per_period_scale_and_resolution() -> None:
     discriminators = Discriminators(periods=[2, 3, 5], scales=2, resolutions=[128, 256], channels=2, max_channels=16)
     wave = torch.randn(3, 1601, requires_grad=True)  # no multiple of any period
     views = discriminators(wave)
@@ -69,6 +69,6 @@ def test_silence_has_a_finite_gradient() -> None:
     assert wave.grad.isfinite().all()
 
 
-def test_no_discriminator_at_all_is_refused() -> None:
+def test_no_discriminator_is_an_error() -> None:
     with pytest.raises(ValueError, match="all empty"):
         Discriminators([], 0, [], 2, 8)

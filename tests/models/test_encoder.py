@@ -1,4 +1,4 @@
-"""The frozen encoder, over small models made from configs, saved as transformers writes them, and loaded."""
+"""The frozen encoder on small random models of every family, saved by transformers and loaded again."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ __all__ = ["folders"]
 def test_cut_encoder_gives_the_hidden_states_of_the_full_model(family: str, folders: dict[str, Path]) -> None:
     waves, full = new_waves(), new_model(family)
     if FAMILIES[family][0] in ("mini", "Wav2Vec2Bert"):
-        heard = log_mel_front_end(full.config)(waves)
+        inputs = log_mel_front_end(full.config)(waves)
     else:
-        heard = F.pad(waves, (40, 40))
+        inputs = F.pad(waves, (40, 40))
     with torch.no_grad():
-        hidden_states = full(heard, output_hidden_states=True).hidden_states
+        hidden_states = full(inputs, output_hidden_states=True).hidden_states
     for layer in range(1, LAYERS + 1):
         encoder = load_encoder(folders[family], layer)
         assert (encoder.layers, encoder.dim, len(encoder.encoder.layers)) == ((layer,), DIM, layer)
@@ -44,25 +44,25 @@ def test_several_layers_give_their_features_side_by_side(family: str, folders: d
     for parameter in encoder.adapters.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
     moved = encoder(waves, counts, adapted=True) - encoder(waves, counts)
-    assert all(part.norm() > 0.1 for part in moved[0].split(DIM, -1))  # both hear the adapters
+    assert all(part.norm() > 0.1 for part in moved[0].split(DIM, -1))  # the adapters affect both
 
 
-def test_w2v_bert_2_hears_what_its_own_extractor_makes(folders: dict[str, Path]) -> None:
-    """From the wave to the layer, padded batch and all, as transformers runs facebook/w2v-bert-2.0."""
+def test_w2v_bert_2_equals_transformers_from_the_wave_on(folders: dict[str, Path]) -> None:
+    """Also in a padded batch, as transformers runs facebook/w2v-bert-2.0."""
     full, extractor = new_model("w2v_bert_2"), transformers.SeamlessM4TFeatureExtractor(padding_value=1)
     assert (full.config.position_embeddings_type, full.config.conv_depthwise_kernel_size) == ("relative_key", 31)
     waves, counts = new_waves(2), [50, 31]
     # Its frames begin where a window fits: 120 values on each side make as many as the wave has.
-    heard = [np.pad(wave[: count * 320].numpy(), (120, 120)) for wave, count in zip(waves, counts, strict=True)]
-    given = extractor(heard, sampling_rate=16_000, return_tensors="pt")
+    inputs = [np.pad(wave[: count * 320].numpy(), (120, 120)) for wave, count in zip(waves, counts, strict=True)]
+    extracted = extractor(inputs, sampling_rate=16_000, return_tensors="pt")
     with torch.no_grad():
-        expected = full(**given, output_hidden_states=True).hidden_states[2]
-    found = load_encoder(folders["w2v_bert_2"], 2)(waves, torch.tensor(counts))
+        expected = full(**extracted, output_hidden_states=True).hidden_states[2]
+    features = load_encoder(folders["w2v_bert_2"], 2)(waves, torch.tensor(counts))
     for row, count in enumerate(counts):
-        torch.testing.assert_close(found[row, :count], expected[row, :count], atol=2e-3, rtol=0)
+        torch.testing.assert_close(features[row, :count], expected[row, :count], atol=2e-3, rtol=0)
 
 
-def test_attention_is_fused_where_the_model_allows_it(folders: dict[str, Path]) -> None:
+def test_attention_is_fused_where_the_model_supports_it(folders: dict[str, Path]) -> None:
     for family in ("hubert_base", "hubert_large", "wav2vec2_base", "w2v_bert_2"):
         assert load_encoder(folders[family], 1).encoder.config._attn_implementation == "miipher2_sdpa"
     assert load_encoder(folders["wavlm_base"], 1).encoder.config._attn_implementation == "eager"
@@ -81,7 +81,7 @@ def test_a_file_alone_equals_the_file_in_a_padded_batch(family: str, folders: di
     encoder.add_adapters(8)
     for parameter in encoder.adapters.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
-    waves = new_waves(3, 1.2)  # what follows the valid part is noise, and must not be heard
+    waves = new_waves(3, 1.2)  # noise after the valid part must have no effect
     frames = torch.tensor([23, 60, 31])
     for adapted in (False, True):
         batch = encoder(waves, frames, adapted)
@@ -97,11 +97,11 @@ def test_bf16_gives_nearly_the_same_features(family: str, folders: dict[str, Pat
     frames = torch.tensor([50, 20])
     expected = encoder(new_waves(), frames)[:, :20]
     with torch.autocast("cpu", torch.bfloat16):
-        found = encoder(new_waves(), frames, adapted=True)[:, :20].float()
+        features = encoder(new_waves(), frames, adapted=True)[:, :20].float()
         encoder.cast_frozen_weights(torch.bfloat16)
         held = encoder(new_waves(), frames, adapted=True)[:, :20].float()
-    assert torch.equal(held, found)
-    assert (found - expected).norm() < 0.05 * expected.norm()
+    assert torch.equal(held, features)
+    assert (features - expected).norm() < 0.05 * expected.norm()
     held.square().mean().backward()
     assert all(parameter.grad is not None for parameter in encoder.adapters.parameters())
 
@@ -116,7 +116,7 @@ def test_full_rows_need_no_mask(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_embedding_serves_both_passes(family: str, folders: dict[str, Path]) -> None:
+def test_the_frozen_and_the_adapted_pass_share_their_frames(family: str, folders: dict[str, Path]) -> None:
     encoder = load_encoder(folders[family], 2)
     encoder.add_adapters(8)
     embedded = encoder.extract_frames(new_waves(), torch.tensor([50, 20]))
@@ -129,7 +129,7 @@ def test_one_embedding_serves_both_passes(family: str, folders: dict[str, Path])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_encoder_stays_in_eval_and_draws_no_chance(family: str, folders: dict[str, Path]) -> None:
+def test_encoder_stays_in_eval_and_draws_no_random_numbers(family: str, folders: dict[str, Path]) -> None:
     encoder = load_encoder(folders[family], LAYERS)
     torch.nn.ModuleList([encoder]).train()
     assert not any(module.training for module in encoder.modules())
@@ -140,13 +140,13 @@ def test_encoder_stays_in_eval_and_draws_no_chance(family: str, folders: dict[st
     assert torch.equal(encoder(new_waves()), first)
 
 
-def test_wave_is_normalised_where_the_model_was_trained_so(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_wave_is_normalised_if_the_model_was_trained_so(folders: dict[str, Path], tmp_path: Path) -> None:
     new_model("hubert_large").save_pretrained(tmp_path)
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
     extractor.save_pretrained(tmp_path)
     waves = new_waves(1) * 3 + 0.2
-    heard = torch.from_numpy(extractor(waves[0].numpy(), sampling_rate=16_000)["input_values"][0])[None]
-    expected = load_encoder(folders["hubert_large"], 2)(heard)
+    inputs = torch.from_numpy(extractor(waves[0].numpy(), sampling_rate=16_000)["input_values"][0])[None]
+    expected = load_encoder(folders["hubert_large"], 2)(inputs)
     torch.testing.assert_close(load_encoder(tmp_path, 2)(waves), expected, atol=1e-4, rtol=0)
     assert not torch.allclose(load_encoder(folders["hubert_large"], 2)(waves), expected, atol=1e-2)
     longer = torch.cat([waves, new_waves(1)], 1)
@@ -154,7 +154,7 @@ def test_wave_is_normalised_where_the_model_was_trained_so(folders: dict[str, Pa
     torch.testing.assert_close(alone[:, :50], expected, atol=1e-4, rtol=0)
 
 
-def test_batch_that_cannot_be_heard_is_refused(folders: dict[str, Path]) -> None:
+def test_empty_waves_and_wrong_counts_are_errors(folders: dict[str, Path]) -> None:
     encoder: SpeechEncoder = load_encoder(folders["mini"], 1)
     for counts, text in (([0, 50], "from 0 to 50"), ([50, 51], "from 50 to 51")):
         with pytest.raises(ValueError, match=f"valid_frames {text}; should be from 1 to 50"):

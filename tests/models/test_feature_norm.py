@@ -6,7 +6,7 @@ import torch
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 
 
-def test_fit_over_batches_is_fit_over_all_valid_frames() -> None:
+def test_statistics_over_batches_are_those_of_all_valid_frames() -> None:
     features = torch.randn(6, 10, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1]) + 100
     valid = torch.arange(10) < torch.tensor([10, 4, 7, 10, 1, 2])[:, None]
     normaliser = FeatureNormaliser(3)
@@ -21,18 +21,18 @@ def test_fit_over_batches_is_fit_over_all_valid_frames() -> None:
     torch.testing.assert_close(whole.mean, features.flatten(0, 1).mean(0))
 
 
-def test_unfitted_normaliser_changes_nothing() -> None:
+def test_without_statistics_nothing_changes() -> None:
     features = torch.randn(1, 4, 3)
     assert torch.equal(FeatureNormaliser(3)(features), features)
 
 
-def test_dimension_that_never_moves_stays_finite() -> None:
+def test_a_constant_dimension_stays_finite() -> None:
     normaliser = FeatureNormaliser(2)
     normaliser.update(torch.full((1, 5, 2), 7.0))
     assert torch.equal(normaliser(torch.full((1, 5, 2), 7.0)), torch.zeros(1, 5, 2))
 
 
-def test_statistics_are_all_its_state_and_come_back() -> None:
+def test_statistics_are_the_whole_state() -> None:
     normaliser = FeatureNormaliser(2)
     normaliser.update(torch.randn(2, 5, 2))
     assert set(normaliser.state_dict()) == {"mean", "std"}
@@ -44,7 +44,7 @@ def test_statistics_are_all_its_state_and_come_back() -> None:
     assert torch.equal(third(features), normaliser(features))
 
 
-def test_unfit_statistics_are_refused_and_change_nothing() -> None:
+def test_wrong_statistics_are_an_error_and_change_nothing() -> None:
     normaliser = FeatureNormaliser(2)
     with pytest.raises(ValueError, match="should be greater than 0"):
         normaliser.set_statistics(torch.ones(2), torch.tensor([1.0, 0.0]))

@@ -1,4 +1,4 @@
-"""An encoder's files: what is kept of them, and what is said of those that cannot be used."""
+"""Encoders are loaded up to a layer, and unusable files are errors that say why."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from miipher2.models.encoder.from_pretrained import EncoderUnavailableError, loa
 __all__ = ["folders"]
 
 
-def test_digest_is_of_the_kept_weights(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_digest_covers_the_loaded_weights(folders: dict[str, Path], tmp_path: Path) -> None:
     digest = load_encoder(folders["hubert_base"], 2).digest
     again = load_encoder(folders["hubert_base"], 2)
     again.add_adapters(4)
@@ -36,20 +36,20 @@ def test_frozen_statistics_are_part_of_the_digest(tmp_path: Path, folders: dict[
 
 
 @pytest.mark.parametrize("layer", [LAYERS + 1, [1, LAYERS + 1]])
-def test_layer_the_model_does_not_have_is_named(layer: Any, folders: dict[str, Path]) -> None:
+def test_a_layer_beyond_the_model_is_an_error(layer: Any, folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=rf"{folders['hubert_base']} has 3 layers; layer 4 should be"):
         load_encoder(folders["hubert_base"], layer)
 
 
 @pytest.mark.parametrize("name", ["utter-project/mHuBERT-147", "models/no/such/folder"])
-def test_name_that_cannot_be_had_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_name_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderUnavailableError, match=f"^{name}: no encoder there"):
         load_encoder(name, 4)
 
 
-def test_folder_without_weights_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_an_error(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(EncoderUnavailableError, match=str(tmp_path)):
         load_encoder(tmp_path, 1)
     (tmp_path / "config.json").write_text((folders["mini"] / "config.json").read_text())
@@ -57,13 +57,13 @@ def test_folder_without_weights_is_named(folders: dict[str, Path], tmp_path: Pat
         load_encoder(tmp_path, 1)
 
 
-def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="model_type 'bert'; should be one of hubert, wavlm, wav2vec2, wav2vec2-bert"):
         load_encoder(tmp_path, 1)
 
 
-def test_missing_weight_is_an_error_and_not_a_random_one(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_weight_is_an_error_and_not_random(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((folders["mini"] / "config.json").read_text())
     weights = load_file(folders["mini"] / "model.safetensors")
     del weights["encoder.layers.0.ffn1_layer_norm.bias"]
@@ -73,6 +73,6 @@ def test_missing_weight_is_an_error_and_not_a_random_one(folders: dict[str, Path
 
 
 @pytest.mark.parametrize("layer", [[], [0, 1], [2, 1], [1, 1], [1, True]])
-def test_what_names_no_layers_is_refused(layer: Any, folders: dict[str, Path]) -> None:
+def test_a_value_that_names_no_layers_is_an_error(layer: Any, folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"should be a number from 1, or several, ascending"):
         load_encoder(folders["mini"], layer)

@@ -1,4 +1,4 @@
-"""The harmonic generator: exact length, its pulses and noise, what teaches its pitch, exported weights."""
+"""The harmonic generator: exact length, pulses and noise, training of the pitch, exported weights."""
 
 import math
 import re
@@ -24,7 +24,7 @@ def test_wave_is_exactly_as_long_as_its_frames(rate_hz: int) -> None:
 
 @pytest.mark.parametrize("rate_hz", RATES)
 @pytest.mark.parametrize("hz", [60, 175, 500])
-def test_pulses_hold_equal_harmonics_of_the_pitch_and_nothing_else(rate_hz: int, hz: int) -> None:
+def test_pulses_are_equal_harmonics_of_the_pitch_and_nothing_else(rate_hz: int, hz: int) -> None:
     generator = new_harmonic(rate_hz)
     pitch = Pitch(torch.full((1, 50), float(hz)), torch.ones(1, 50, dtype=torch.bool))
     pulses = generator._pulses(pitch, torch.zeros(1))[0].double()
@@ -39,15 +39,15 @@ def test_pulses_hold_equal_harmonics_of_the_pitch_and_nothing_else(rate_hz: int,
     assert spectrum.max() < 1e-4 * math.sqrt(2 / count)
 
 
-def test_pulses_follow_a_pitch_that_moves() -> None:
+def test_pulses_follow_a_changing_pitch() -> None:
     generator, frequency = new_harmonic(24_000), torch.logspace(2, 2.5, 100)[None]
     pulses = generator._pulses(Pitch(frequency, torch.ones(1, 100, dtype=torch.bool)), torch.zeros(1))
-    heard, is_voiced = estimate_pitch(pulses, 24_000)
+    estimated, is_voiced = estimate_pitch(pulses, 24_000)
     assert is_voiced[:, 5:-5].all()
-    assert ((heard / frequency).log2().abs() * 1200)[:, 5:-5].max() < 10
+    assert ((estimated / frequency).log2().abs() * 1200)[:, 5:-5].max() < 10
 
 
-def test_noise_goes_on_and_comes_round() -> None:
+def test_noise_continues_across_chunks_and_repeats() -> None:
     generator = new_harmonic(16_000)
     noise = generator._noise(torch.tensor([0]), NOISE_FRAMES + 2)
     for first in (5, NOISE_FRAMES - 1, NOISE_FRAMES + 1):
@@ -57,8 +57,8 @@ def test_noise_goes_on_and_comes_round() -> None:
     assert torch.equal(HarmonicVocos(**numbers(16_000)).noise, generator.noise)  # not drawn by the global chance
 
 
-def test_the_pitch_is_learnt_to_near_the_least_loss() -> None:
-    """That is the entropy of the target, a bell one bin wide, where voicing is certain."""
+def test_pitch_training_approaches_the_minimal_loss() -> None:
+    """The minimum is the entropy of the target, a bell one bin wide, once voicing is certain."""
     generator, features = new_harmonic(16_000), torch.randn(1, 12, DIM)
     pitch = Pitch(torch.logspace(math.log10(80), math.log10(400), 12)[None], torch.arange(12)[None] % 3 > 0)
     optimizer = torch.optim.Adam(generator.parameters(), 0.05)
@@ -71,36 +71,36 @@ def test_the_pitch_is_learnt_to_near_the_least_loss() -> None:
     assert least - 0.01 < float(loss.detach()) < least + 0.1
     trained = {name for name, parameter in generator.named_parameters() if parameter.grad is not None}
     assert trained == {f"pitch_{part}.{kind}" for part in ("hidden", "last") for kind in ("weight", "bias")}
-    found = generator.predict_pitch(features)
-    assert torch.equal(found.is_voiced, pitch.is_voiced)
-    assert ((found.frequency_hz / pitch.frequency_hz).log2().abs() * 1200)[pitch.is_voiced].max() < 10
+    predicted = generator.predict_pitch(features)
+    assert torch.equal(predicted.is_voiced, pitch.is_voiced)
+    assert ((predicted.frequency_hz / pitch.frequency_hz).log2().abs() * 1200)[pitch.is_voiced].max() < 10
 
 
-def test_the_wave_trains_all_but_the_pitch() -> None:
+def test_the_wave_trains_everything_but_the_pitch() -> None:
     generator = new_harmonic(16_000)
     generator(torch.randn(1, 5, DIM)).square().mean().backward()
     for name, parameter in generator.named_parameters():
         assert (parameter.grad is None) == name.startswith("pitch_"), name
 
 
-def test_pitch_stays_within_what_is_taught() -> None:
+def test_predicted_pitch_stays_in_the_trained_range() -> None:
     generator = new_harmonic(16_000)
     pitch = generator.predict_pitch(100 * torch.randn(1, 500, DIM))
     assert MIN_PITCH_HZ * 0.999 <= pitch.frequency_hz.min() <= pitch.frequency_hz.max() <= MAX_PITCH_HZ * 1.001
 
 
-def test_what_is_taught_is_made_at_the_true_pitch() -> None:
+def test_training_waves_have_the_target_pitch() -> None:
     generator, features, first = new_harmonic(16_000), torch.randn(2, 25, DIM), torch.tensor([3, 77])
     time = torch.arange(25 * 320) / 16_000
     wave = sum(torch.sin(2 * math.pi * torch.tensor([[150.0], [210.0]]) * k * time) for k in range(1, 8)) / 20
-    made, loss = generator.training_forward(features, wave, first)
+    output, loss = generator.training_forward(features, wave, first)
     pitch, place = Pitch(*estimate_pitch(wave, 16_000)), ChunkPosition(first, torch.zeros(2))
-    assert torch.equal(made, generator(features, place, pitch))
+    assert torch.equal(output, generator(features, place, pitch))
     assert torch.equal(loss, generator.pitch_loss(features, pitch))
-    assert not torch.equal(made, generator.forward_chunk(features, place))
+    assert not torch.equal(output, generator.forward_chunk(features, place))
     torch.nn.init.zeros_(generator.pitch_last.weight)
-    assert torch.equal(generator.training_forward(features, wave, first)[0], made)
-    assert not torch.equal(generator.training_forward(features, wave, first + 1)[0], made)
+    assert torch.equal(generator.training_forward(features, wave, first)[0], output)
+    assert not torch.equal(generator.training_forward(features, wave, first + 1)[0], output)
 
 
 def test_gains_are_bounded_and_gradients_stay_finite() -> None:
@@ -115,21 +115,21 @@ def test_gains_are_bounded_and_gradients_stay_finite() -> None:
         assert all(part.grad.isfinite().all() for part in generator.parameters() if part.grad is not None)
 
 
-def test_pitch_and_phase_are_taken_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pitch_and_phase_are_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     generator, features = new_harmonic(24_000), torch.randn(1, 20, DIM)
-    pulses, seen = generator._pulses, []
-    monkeypatch.setattr(generator, "_pulses", lambda pitch, cycles: seen.append(pitch) or pulses(pitch, cycles))
+    pulses, pitches = generator._pulses, []
+    monkeypatch.setattr(generator, "_pulses", lambda pitch, cycles: pitches.append(pitch) or pulses(pitch, cycles))
     with torch.no_grad():
         expected = generator(features)
         with torch.autocast("cpu", torch.bfloat16):
-            found = generator(features)
-    assert found.dtype == torch.float32
-    assert torch.equal(seen[0].frequency_hz, seen[1].frequency_hz)
-    assert torch.equal(seen[0].is_voiced, seen[1].is_voiced)
-    assert 0 < (found - expected).norm() < 0.1 * expected.norm()
+            actual = generator(features)
+    assert actual.dtype == torch.float32
+    assert torch.equal(pitches[0].frequency_hz, pitches[1].frequency_hz)
+    assert torch.equal(pitches[0].is_voiced, pitches[1].is_voiced)
+    assert 0 < (actual - expected).norm() < 0.1 * expected.norm()
 
 
-def test_exported_weights_give_the_same_wave_and_go_on_training() -> None:
+def test_exported_weights_give_the_same_wave_and_stay_trainable() -> None:
     source, features = new_harmonic(16_000), torch.randn(1, 5, DIM)
     exported = source.exported_state_dict()
     assert set(exported) == {name for name, _ in source.named_parameters()}  # neither window nor noise
@@ -137,12 +137,12 @@ def test_exported_weights_give_the_same_wave_and_go_on_training() -> None:
     assert torch.equal(again(features), source(features))
     trained = HarmonicVocos(**numbers(16_000))
     trained.load_exported_state_dict(exported)
-    made, loss = trained.training_forward(features, torch.randn(1, 5 * 320), torch.tensor([0]))
-    (made.square().mean() + loss).backward()
+    output, loss = trained.training_forward(features, torch.randn(1, 5 * 320), torch.tensor([0]))
+    (output.square().mean() + loss).backward()
     assert all(parameter.grad is not None for parameter in trained.parameters())
 
 
-def test_its_size_can_be_known_without_its_memory() -> None:
+def test_it_can_be_built_on_the_meta_device() -> None:
     with torch.device("meta"):
         generator = build_generator(
             kind="harmonic_vocos", **numbers(24_000, channels=256, hidden_channels=768, blocks=6)
@@ -158,6 +158,6 @@ def test_its_size_can_be_known_without_its_memory() -> None:
         (16_010, "sample_rate_hz=16010; should be a multiple of 50"),
     ],
 )
-def test_a_rate_that_does_not_fit_is_named(rate_hz: int, text: str) -> None:
+def test_a_wrong_sample_rate_is_an_error(rate_hz: int, text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         build_generator(kind="harmonic_vocos", **numbers(rate_hz))

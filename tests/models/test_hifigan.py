@@ -1,4 +1,4 @@
-"""The generator: exact length, folded weights, chunks."""
+"""HiFi-GAN: exact length, chunks, exported weights."""
 
 import re
 from typing import Any
@@ -31,21 +31,21 @@ def test_wave_is_exactly_as_long_as_its_frames(sample_rate_hz: int) -> None:
 
 
 @pytest.mark.parametrize("sample_rate_hz", FACTORS)
-def test_chunks_with_a_halo_equal_the_whole(sample_rate_hz: int) -> None:
+def test_chunks_with_context_equal_the_whole(sample_rate_hz: int) -> None:
     generator = build_generator(sample_rate_hz)
-    hop, halo = generator.hop_samples, generator.context_frames
+    hop, context = generator.hop_samples, generator.context_frames
     features = torch.randn(1, 40, 6)
     with torch.no_grad():
         whole, chunks = generator(features), []
         for start in range(0, 40, 10):
-            low, high = max(start - halo, 0), min(start + 10 + halo, 40)
+            low, high = max(start - context, 0), min(start + 10 + context, 40)
             chunks.append(generator(features[:, low:high])[:, (start - low) * hop : (start - low + 10) * hop])
     torch.testing.assert_close(torch.cat(chunks, 1), whole, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("sample_rate_hz", FACTORS)
-def test_halo_is_what_a_frame_sees(sample_rate_hz: int) -> None:
-    # Positive weights and no bias: nothing cancels, so a gradient is zero only where nothing is seen.
+def test_context_covers_every_frame_that_affects_a_sample(sample_rate_hz: int) -> None:
+    # Positive weights and no bias: nothing cancels, so a gradient is zero only where nothing is affected.
     generator = build_generator(sample_rate_hz).double().remove_weight_norm()
     for parameter in generator.parameters():
         torch.nn.init.constant_(parameter, 0.01 if parameter.ndim > 1 else 0)
@@ -53,11 +53,11 @@ def test_halo_is_what_a_frame_sees(sample_rate_hz: int) -> None:
     features = torch.full((1, 51, 6), 1e-3, dtype=torch.float64, requires_grad=True)
     generator(features)[0, middle * hop : (middle + 1) * hop].sum().backward()
     assert features.grad is not None
-    seen = features.grad[0].abs().sum(-1).nonzero().squeeze(1)
-    assert max(middle - seen.min().item(), seen.max().item() - middle) == generator.context_frames
+    affected = features.grad[0].abs().sum(-1).nonzero().squeeze(1)
+    assert max(middle - affected.min().item(), affected.max().item() - middle) == generator.context_frames
 
 
-def test_hifigan_v1_sees_fifteen_frames_on_each_side() -> None:
+def test_hifigan_v1_has_a_context_of_fifteen_frames() -> None:
     sizes = {"channels": 512, "kernels": [3, 7, 11], "dilations": [1, 3, 5], "dim": 768}
     with torch.device("meta"):
         generator = HifiGan(**numbers(22_050, **sizes))
@@ -79,7 +79,7 @@ def test_exported_weights_give_the_same_wave() -> None:
     assert torch.equal(generator.remove_weight_norm()(features), expected)
 
 
-def test_training_goes_on_from_exported_weights() -> None:
+def test_exported_weights_stay_trainable() -> None:
     source, features = build_generator(16_000), torch.randn(1, 5, 6)
     generator = HifiGan(**numbers(16_000))
     generator.load_exported_state_dict(source.exported_state_dict())
@@ -89,7 +89,7 @@ def test_training_goes_on_from_exported_weights() -> None:
     assert all(parameter.grad is not None for parameter in generator.parameters())
 
 
-def test_unfit_exported_weights_are_named_and_change_nothing() -> None:
+def test_wrong_exported_weights_are_an_error_and_change_nothing() -> None:
     generator = build_generator(16_000)
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     exported = generator.exported_state_dict()
@@ -113,6 +113,6 @@ def test_unfit_exported_weights_are_named_and_change_nothing() -> None:
         ({"kernels": [3, 4]}, "kernels=[3, 4]: 4 should be odd"),
     ],
 )
-def test_numbers_that_do_not_fit_are_named(changes: dict, text: str) -> None:
+def test_arguments_that_do_not_fit_are_an_error(changes: dict, text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         HifiGan(**numbers(16_000, **changes))

@@ -1,4 +1,4 @@
-"""The pitch of clean speech: tones, sweeps, what has no pitch, and real speech against another algorithm."""
+"""Pitch estimation on tones, sweeps, noise, and real speech against another algorithm."""
 
 import itertools
 import math
@@ -17,14 +17,14 @@ RATES = (16_000, 24_000, 48_000)
 
 
 def voice(frequency_hz: Tensor, rate_hz: int, harmonics: range = range(1, 30)) -> Tensor:
-    """Return harmonics, each 1/k high, of a frequency given for each value; none above half the rate."""
+    """Return harmonics of amplitude 1/k of a frequency per sample; none above half the rate."""
     phase = 2 * math.pi * (frequency_hz.double() / rate_hz).cumsum(-1)
-    heard = [k for k in harmonics if k * frequency_hz.max() < rate_hz / 2]
-    return (0.2 * sum(torch.sin(k * phase) / k for k in heard)).float()
+    audible = [k for k in harmonics if k * frequency_hz.max() < rate_hz / 2]
+    return (0.2 * sum(torch.sin(k * phase) / k for k in audible)).float()
 
 
-def cents(found: Tensor, true: Tensor | float) -> Tensor:
-    return (1200 * (found / true).log2()).abs()
+def cents(estimated: Tensor, true: Tensor | float) -> Tensor:
+    return (1200 * (estimated / true).log2()).abs()
 
 
 @pytest.mark.parametrize("rate_hz", [16_000, 22_050, 24_000, 48_000])
@@ -36,28 +36,28 @@ def test_each_whole_frame_has_a_pitch(rate_hz: int) -> None:
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
-def test_tones_are_heard_within_some_cents(rate_hz: int) -> None:
+def test_tones_are_estimated_within_some_cents(rate_hz: int) -> None:
     true = torch.tensor([[65.0], [110.0], [173.3], [261.6], [480.0]])
-    found, is_voiced = estimate_pitch(voice(true.expand(-1, rate_hz), rate_hz), rate_hz)
+    estimated, is_voiced = estimate_pitch(voice(true.expand(-1, rate_hz), rate_hz), rate_hz)
     assert is_voiced[:, 3:-3].all()
-    assert cents(found, true)[:, 3:-3].max() < 3
+    assert cents(estimated, true)[:, 3:-3].max() < 3
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
-def test_a_sweep_is_heard_at_the_middle_of_each_frame(rate_hz: int) -> None:
+def test_a_sweep_is_estimated_at_the_middle_of_each_frame(rate_hz: int) -> None:
     time = torch.arange(2 * rate_hz) / rate_hz
     sweeps = torch.stack([100 * 2**time, 400 / 2**time])
-    found, is_voiced = estimate_pitch(voice(sweeps, rate_hz), rate_hz)
+    estimated, is_voiced = estimate_pitch(voice(sweeps, rate_hz), rate_hz)
     assert is_voiced[:, 3:-3].all()
-    assert cents(found, sweeps[:, rate_hz // 100 :: rate_hz // 50])[:, 3:-3].max() < 10
+    assert cents(estimated, sweeps[:, rate_hz // 100 :: rate_hz // 50])[:, 3:-3].max() < 10
 
 
 @pytest.mark.parametrize("harmonics", [range(1, 2), range(3, 11), range(2, 4)], ids=["sine", "no low ones", "two"])
-def test_the_octave_does_not_depend_on_which_harmonics_there_are(harmonics: range) -> None:
+def test_missing_harmonics_do_not_change_the_octave(harmonics: range) -> None:
     true = torch.tensor([[90.0], [150.0], [240.0]])
-    found, is_voiced = estimate_pitch(voice(true.expand(-1, 16_000), 16_000, harmonics), 16_000)
+    estimated, is_voiced = estimate_pitch(voice(true.expand(-1, 16_000), 16_000, harmonics), 16_000)
     assert is_voiced[:, 3:-3].all()
-    assert cents(found, true)[:, 3:-3].max() < 10
+    assert cents(estimated, true)[:, 3:-3].max() < 10
 
 
 def test_silence_and_noise_are_unvoiced() -> None:
@@ -86,7 +86,7 @@ def test_level_and_neighbours_in_the_batch_change_nothing() -> None:
 def test_the_path_is_the_cheapest_of_all() -> None:
     generator = torch.Generator().manual_seed(0)
     cost, octaves = torch.rand(3, 5, 3, generator=generator), 3 * torch.rand(3, 5, 3, generator=generator)
-    found = _cheapest_path(cost, octaves)
+    estimated = _cheapest_path(cost, octaves)
 
     def price(row: int, path: tuple[int, ...]) -> float:
         at = list(enumerate(path))
@@ -95,13 +95,13 @@ def test_the_path_is_the_cheapest_of_all() -> None:
 
     for row in range(3):
         cheapest = min(itertools.product(range(3), repeat=5), key=lambda path: price(row, path))
-        assert tuple(found[row].tolist()) == cheapest
-    assert any(not torch.equal(found[row], cost[row].argmin(-1)) for row in range(3))  # the jumps were heard
+        assert tuple(estimated[row].tolist()) == cheapest
+    assert any(not torch.equal(estimated[row], cost[row].argmin(-1)) for row in range(3))  # the jumps had an effect
 
 
 @pytest.mark.slow
-def test_speech_is_heard_as_another_algorithm_hears_it() -> None:
-    """Harvest (Morise 2017) looks at zero crossings of bands. Over half of all files: 6 cents, 1.7 % gross, 82 %."""
+def test_pitch_of_speech_agrees_with_another_algorithm() -> None:
+    """Harvest (Morise 2017) uses zero crossings of bands. Over half of all files: 6 cents, 1.7 % gross, 82 %."""
     errors, agreed = [], []
     for language in ("en", "fr", "it"):
         for path in sorted((ROOT / f"data/embedded/{language}").glob("*.flac"))[:3]:
@@ -115,8 +115,8 @@ def test_speech_is_heard_as_another_algorithm_hears_it() -> None:
             both = is_voiced[: len(true)] & (true > 0)
             errors.append(np.abs(1200 * np.log2(frequency[: len(true)][both] / true[both])))
             agreed.append(is_voiced[: len(true)] == (true > 0))
-    found = np.concatenate(errors)
-    assert len(found) > 500
-    assert np.median(found) < 12
-    assert (found > 300).mean() < 0.06
+    estimated = np.concatenate(errors)
+    assert len(estimated) > 500
+    assert np.median(estimated) < 12
+    assert (estimated > 300).mean() < 0.06
     assert np.concatenate(agreed).mean() > 0.75

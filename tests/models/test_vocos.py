@@ -1,4 +1,4 @@
-"""The iSTFT generator: its inverse transform, exact length, chunks, exported weights."""
+"""Vocos: inverse transform, exact length, chunks, exported weights."""
 
 import re
 from typing import Any
@@ -37,14 +37,14 @@ def test_wave_is_exactly_as_long_as_its_frames(rate_hz: int) -> None:
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
-def test_chunks_with_a_halo_equal_the_whole(rate_hz: int) -> None:
+def test_chunks_with_context_equal_the_whole(rate_hz: int) -> None:
     vocos = new_vocos(rate_hz)
-    hop, halo = vocos.hop_samples, vocos.context_frames
+    hop, context = vocos.hop_samples, vocos.context_frames
     features = torch.randn(1, 50, 6)
     with torch.no_grad():
         whole, chunks = vocos(features), []
         for start in range(0, 50, 10):
-            low, high = max(start - halo, 0), min(start + 10 + halo, 50)
+            low, high = max(start - context, 0), min(start + 10 + context, 50)
             chunks.append(vocos(features[:, low:high])[:, (start - low) * hop : (start - low + 10) * hop])
     assert whole.std() > 0.01
     torch.testing.assert_close(torch.cat(chunks, 1), whole, atol=1e-5, rtol=1e-4)
@@ -52,18 +52,18 @@ def test_chunks_with_a_halo_equal_the_whole(rate_hz: int) -> None:
 
 @pytest.mark.parametrize("rate_hz", RATES)
 @pytest.mark.parametrize("window_frames", [2, 4])
-def test_halo_is_what_a_frame_sees(rate_hz: int, window_frames: int) -> None:
+def test_context_covers_every_frame_that_affects_a_sample(rate_hz: int, window_frames: int) -> None:
     vocos = new_vocos(rate_hz, window_frames=window_frames).double()
     middle, hop = 25, vocos.hop_samples
     features = torch.randn(1, 51, 6, dtype=torch.float64, requires_grad=True)
     vocos(features)[0, middle * hop : (middle + 1) * hop].square().sum().backward()
     assert features.grad is not None
-    seen = features.grad[0].abs().sum(-1).nonzero().squeeze(1)
-    assert max(middle - seen.min().item(), seen.max().item() - middle) == vocos.context_frames
+    affected = features.grad[0].abs().sum(-1).nonzero().squeeze(1)
+    assert max(middle - affected.min().item(), affected.max().item() - middle) == vocos.context_frames
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
-def test_inverse_transform_gives_back_a_wave_from_its_spectrum(rate_hz: int) -> None:
+def test_inverse_transform_restores_a_wave_from_its_spectrum(rate_hz: int) -> None:
     """The spectrum of a wave, taken with the window and hop of the generator, becomes the wave again."""
     vocos, frames = new_vocos(rate_hz), 9
     wave = torch.randn(2, frames * vocos.hop_samples)
@@ -105,17 +105,17 @@ def test_magnitudes_are_bounded_and_their_gradient_stays_finite() -> None:
     assert all(parameter.grad.isfinite().all() for parameter in vocos.parameters() if parameter.grad is not None)
 
 
-def test_phase_and_magnitude_are_taken_in_float32_under_autocast() -> None:
+def test_phase_and_magnitude_are_float32_under_autocast() -> None:
     vocos, features = new_vocos(24_000), torch.randn(1, 20, 6)
     with torch.no_grad():
         expected = vocos(features)
         with torch.autocast("cpu", torch.bfloat16):
-            found = vocos(features)
-    assert found.dtype == torch.float32
-    assert (found - expected).norm() < 0.1 * expected.norm()
+            actual = vocos(features)
+    assert actual.dtype == torch.float32
+    assert (actual - expected).norm() < 0.1 * expected.norm()
 
 
-def test_exported_weights_give_the_same_wave_and_go_on_training() -> None:
+def test_exported_weights_give_the_same_wave_and_stay_trainable() -> None:
     source, features = new_vocos(16_000), torch.randn(1, 5, 6)
     exported = source.exported_state_dict()
     assert {name: tuple(tensor.shape) for name, tensor in exported.items()} == {
@@ -131,7 +131,7 @@ def test_exported_weights_give_the_same_wave_and_go_on_training() -> None:
         again.load_exported_state_dict({name: tensor for name, tensor in exported.items() if name != "last.bias"})
 
 
-def test_full_size_is_that_of_the_paper_at_fifty_frames() -> None:
+def test_full_size_has_the_parameters_of_the_paper_at_fifty_frames() -> None:
     """8 blocks of 512 and 1536, as in the paper: 13.5 million parameters there, more here by the wider first layer."""
     with torch.device("meta"):
         vocos = build_generator(
@@ -151,6 +151,6 @@ def test_full_size_is_that_of_the_paper_at_fifty_frames() -> None:
         ({"kind": "wavefit"}, "model.generator.kind=wavefit: should be one of hifigan, vocos"),
     ],
 )
-def test_numbers_that_do_not_fit_are_named(changes: dict, text: str) -> None:
+def test_arguments_that_do_not_fit_are_an_error(changes: dict, text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         build_generator(**{"kind": "vocos", **numbers(16_000), **changes})

@@ -1,14 +1,12 @@
-"""Schema of the data: corpora, degradations, examples and the dataloader."""
+"""Schema of the data: corpora, degradations, examples and the dataloader; ranges are checked beside each field."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import MISSING
 
 from miipher2.config.fields import Section, at_least, interval, one_of, positive, share, some_of, whole_frames
 
-SAMPLE_RATE_HZ = 16_000  # of the encoder's input, and of every degradation
+SAMPLE_RATE_HZ = 16_000  # of the encoder's input and of all degradations
 FRAMES_PER_SECOND = 50  # of every encoder's features
 HOP_SAMPLES = SAMPLE_RATE_HZ // FRAMES_PER_SECOND
 CODECS = ("mp3", "vorbis", "opus", "a_law", "mu_law", "gsm", "adpcm")
@@ -19,12 +17,12 @@ CORPUS_LAYOUTS = ("folder", "libritts_r", "jvs", "fleurs_r", "vctk", "webdataset
 
 @dataclass
 class DataConfig(Section):
-    prepared: str = MISSING  # the folder that the stage prepare_data writes
+    prepared: str = MISSING  # the folder that prepare_data wrote
     crop_seconds: float = whole_frames()
-    pad_to: str = one_of("crop", "longest", default="crop")  # batch length: the crop, or its longest utterance
+    pad_to: str = one_of("crop", "longest", default="crop")  # the waves of a batch, to the crop or to its longest utterance
     level_db: list[float] = interval()  # of the active speech, in dB of full scale
     segment_frames: int | None = positive(None)
-    on_bad_file: str = one_of("error", "skip", default="error")  # skip: take the next utterance of the epoch
+    on_bad_file: str = one_of("error", "skip", default="error")  # skip: replace it by the next utterance of the epoch
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +116,7 @@ class DcConfig(TransformConfig):
 
 @dataclass
 class DegradationConfig(Section):
-    order: str = one_of("chain", "random", default="chain")  # chain: as data/degradations/chain.py lists them
+    order: str = one_of("chain", "random", default="chain")  # chain: the order of CHAIN in data/degradations/chain.py
     room: RoomConfig = field(default_factory=RoomConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     band_limit: BandLimitConfig = field(default_factory=BandLimitConfig)
@@ -138,8 +136,8 @@ class DegradationConfig(Section):
 @dataclass
 class LoaderConfig(Section):
     num_workers: int = at_least(0)
-    prefetch: int = positive()  # batches that each worker prepares ahead
-    cache_mb: int = at_least(0)  # decoded files that each worker keeps
+    prefetch: int = positive()  # batches per worker, prepared ahead
+    cache_mb: int = at_least(0)  # decoded files per worker
 
 
 @dataclass
@@ -152,22 +150,17 @@ class CorpusConfig(Section):
 
 @dataclass
 class PrepareDataConfig(Section):
-    source: str = MISSING  # the folder that DVC watches
+    source: str = MISSING  # the folder that DVC tracks
     layout: str = one_of(*CORPUS_LAYOUTS, default="folder")
-    subsets: list[str] | None = None  # parts of the corpus to take; null: the layout's own choice
+    subsets: list[str] | None = None  # parts of the corpus; null: the layout's default
     corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # a mixture, instead of `layout`
     prepared: str = MISSING
     seed: int = MISSING
     held_out: str | None = None
-    splits: str = one_of("published", "rule", default="published")  # rule: by digest, whatever was published
-    by_speaker_from: int = 40  # with this many speakers or more, a speaker is in one split only
+    splits: str = one_of("published", "rule", default="published")  # rule: by digest, published or not
+    by_speaker_from: int = 40  # from so many speakers on, each is in one split only
     on_bad_file: str = one_of("error", "skip", default="error")
     noise_folder: str | None = None
     rooms_folder: str | None = None
     noise_files: int = MISSING
     rooms: int = MISSING
-
-
-def as_range(values: Sequence[Any]) -> tuple[float, float]:
-    """Return a checked [low, high] as a pair of floats."""
-    return float(values[0]), float(values[1])
