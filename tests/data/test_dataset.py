@@ -48,9 +48,9 @@ def test_an_example_is_the_same_in_any_order_and_any_instance(root: Path) -> Non
 
 def test_every_epoch_holds_each_utterance_once_in_its_own_order(root: Path) -> None:
     examples = make(root, degradation=NO_DEGRADATION)
-    seen = [int(examples[divmod(number, 4)]["utterance"]) for number in range(24)]
-    assert Counter(seen[:12]) == Counter(range(12)) == Counter(seen[12:])
-    assert seen[:12] != seen[12:]
+    utterances = [int(examples[divmod(number, 4)]["utterance"]) for number in range(24)]
+    assert Counter(utterances[:12]) == Counter(range(12)) == Counter(utterances[12:])
+    assert utterances[:12] != utterances[12:]
 
 
 @pytest.mark.parametrize("rate_hz", [16000, 24000, 22050, 48000])

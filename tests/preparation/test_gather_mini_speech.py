@@ -1,4 +1,4 @@
-"""The script that gathers the mini model's speech: what of it needs none of the packages."""
+"""The parts of gathering the mini model's speech that need none of its packages."""
 
 import importlib.util
 from pathlib import Path
@@ -22,19 +22,19 @@ def script() -> ModuleType:
     return module
 
 
-def test_a_package_that_is_missing_or_there_twice_is_named(script: ModuleType, tmp_path: Path) -> None:
+def test_a_missing_or_ambiguous_package_is_an_error(script: ModuleType, tmp_path: Path) -> None:
     name = "asterisk-core-sounds-en-g722"
     with pytest.raises(SystemExit, match=f"holds 0 files {name}_.*apt-get download {name}"):
-        script._package(tmp_path, name)
+        script._find_package(tmp_path, name)
     (tmp_path / f"{name}_1.6.1-1_all.deb").touch()
     (tmp_path / "asterisk-core-sounds-en-gsm_1.6.1-1_all.deb").touch()
-    assert script._package(tmp_path, name).name == f"{name}_1.6.1-1_all.deb"
+    assert script._find_package(tmp_path, name).name == f"{name}_1.6.1-1_all.deb"
     (tmp_path / f"{name}_1.6.2-1_all.deb").touch()
     with pytest.raises(SystemExit, match="holds 2 files"):
-        script._package(tmp_path, name)
+        script._find_package(tmp_path, name)
 
 
-def test_each_recording_is_also_another_speaker_s_at_another_speed(script: ModuleType) -> None:
+def test_another_speed_makes_another_speaker(script: ModuleType) -> None:
     wave = np.sin(2 * np.pi * 200 * np.arange(16_000) / 16_000).astype(np.float32)
     factors = set()
     for number in range(40):
@@ -47,12 +47,12 @@ def test_each_recording_is_also_another_speaker_s_at_another_speed(script: Modul
         factors.add(factor)
         assert len(changed) == pytest.approx(16_000 / factor, rel=0.01)
         peak_hz = np.abs(np.fft.rfft(changed, 160_000)).argmax() / 10
-        assert peak_hz == pytest.approx(200 * factor, rel=0.01)  # the pitch moves as the name says
+        assert peak_hz == pytest.approx(200 * factor, rel=0.01)  # the pitch moves by the factor in the name
     assert factors == {round(down / up, 2) for up, down in script.SPEEDS}
     assert len(factors) == len(script.SPEEDS)
 
 
-def test_loud_pauses_are_told_from_quiet_ones(script: ModuleType) -> None:
+def test_loud_pauses_are_distinguished_from_quiet_ones(script: ModuleType) -> None:
     rng = stream(0, "pauses")
     speech = 0.1 * rng.standard_normal(16_000).astype(np.float32)
     for pause_db in (-10.0, -40.0):
@@ -61,20 +61,20 @@ def test_loud_pauses_are_told_from_quiet_ones(script: ModuleType) -> None:
     assert script._range_db(np.zeros(16_000, np.float32)) == 0
 
 
-def test_sentences_depend_on_their_number_alone_and_hardly_repeat(script: ModuleType) -> None:
+def test_sentences_depend_on_their_number_only_and_hardly_repeat(script: ModuleType) -> None:
     sentences = [script._sentence(number) for number in range(240)]
     assert sentences == [script._sentence(number) for number in range(240)]
     assert len(set(sentences)) > 230
     assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences)
 
 
-def test_no_speaker_is_learnt_and_judged(script: ModuleType) -> None:
+def test_no_speaker_is_in_training_and_evaluation(script: ModuleType) -> None:
     sides = [set(script.STAMPS_TRAIN), set(script.STAMPS_VALID), set(script.STAMPS_TEST)]
     assert sum(map(len, sides)) == len(set.union(*sides))
     assert script.UNSEEN_VOICE not in (*script.WOMEN, script.MAN)
 
 
-def test_blends_are_as_many_speakers_of_whom_the_men_are_mostly_the_man(script: ModuleType) -> None:
+def test_blends_are_distinct_speakers_and_men_are_mostly_the_male_voice(script: ModuleType) -> None:
     voices = {name: np.eye(4)[index] for index, name in enumerate((*script.WOMEN, script.MAN))}
     blends = list(script._blends(voices))
     assert len({name for name, *_ in blends}) == len(blends) == 48 * 5 + script.MEN * 12
@@ -91,7 +91,7 @@ def test_blends_are_as_many_speakers_of_whom_the_men_are_mostly_the_man(script: 
     assert len(set(men.values())) == script.MEN
 
 
-def test_what_is_there_is_kept_and_what_is_too_loud_does_not_clip(script: ModuleType, tmp_path: Path) -> None:
+def test_existing_files_are_kept_and_loud_waves_do_not_clip(script: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "train/someone/0.flac"
     script._write(path, np.array([0.5, -2.0, 1.0], np.float32))
     written, rate_hz = sf.read(path)

@@ -146,22 +146,22 @@ def test_a_source_without_speech_is_an_error_and_the_earlier_folder_stays(tmp_pa
 
 def test_reverberation_times_are_in_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the slope of the remaining energy (Schroeder 1965), between 5 and 25 dB down."""
-    asked, sabine = [], rooms.acoustics.inverse_sabine
+    drawn_seconds, sabine = [], rooms.acoustics.inverse_sabine
 
-    def noted(seconds: float, sides: np.ndarray) -> Any:
+    def recorded(seconds: float, sides: np.ndarray) -> Any:
         absorption = sabine(seconds, sides)
-        asked.append(seconds)
+        drawn_seconds.append(seconds)
         return absorption
 
-    monkeypatch.setattr(rooms.acoustics, "inverse_sabine", noted)
+    monkeypatch.setattr(rooms.acoustics, "inverse_sabine", recorded)
     ratios = []
     for index in range(12):
         response = rooms.simulate_room(stream(0, "rt60", index)).astype(np.float64)
         remaining_db = 10 * np.log10(np.cumsum(response[::-1] ** 2)[::-1] / np.sum(response**2))
         inside = np.flatnonzero((remaining_db < -5) & (remaining_db > -25))
         slope_db = np.polyfit(inside / SAMPLE_RATE_HZ, remaining_db[inside], 1)[0]
-        assert 0.2 <= asked[-1] <= 0.5
-        ratios.append(-60 / slope_db / asked[-1])
+        assert 0.2 <= drawn_seconds[-1] <= 0.5
+        ratios.append(-60 / slope_db / drawn_seconds[-1])
     # Sabine's formula, which the walls' absorption is chosen by, is for a diffuse field; a small shoe box is none.
     assert 0.9 < np.median(ratios) < 1.3, ratios
     assert all(0.5 < ratio < 2.0 for ratio in ratios), ratios
