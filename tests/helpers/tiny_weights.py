@@ -1,6 +1,7 @@
-"""Tiny encoders and vocoders, published as the stages do, and waves: what the tests of restoring are made of."""
+"""Tiny encoders and vocoders, published as the stages do, and waves, for the tests of inference."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ SHARED = {"hidden_size": DIM, "num_hidden_layers": 3, "num_attention_heads": 2, 
 
 
 def save_hubert(folder: Path) -> None:
-    """GroupNorm over the whole recording, and waves that are normalised."""
+    """Save an encoder with a GroupNorm over the whole recording and normalised waves."""
     config = transformers.HubertConfig(
         **SHARED, conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4
     )
@@ -34,13 +35,13 @@ def save_hubert(folder: Path) -> None:
 
 
 def save_w2v_bert(folder: Path) -> None:
-    """Log-mel, each band normalised over the whole recording."""
+    """Save an encoder on log-mel, each band normalised over the whole recording."""
     config = transformers.Wav2Vec2BertConfig(**SHARED, feature_projection_input_dim=160, conv_depthwise_kernel_size=7)
     transformers.Wav2Vec2BertModel(config).save_pretrained(folder)
 
 
 def save_wav2vec2(folder: Path) -> None:
-    """LayerNorm after each convolution and before each block, and waves that are normalised."""
+    """Save an encoder with LayerNorm after each convolution and before each block, and normalised waves."""
     config = transformers.Wav2Vec2Config(
         **SHARED,
         conv_dim=[8] * 7,
@@ -54,7 +55,7 @@ def save_wav2vec2(folder: Path) -> None:
 
 
 def save_mini(folder: Path) -> None:
-    """The default's form: log-mel by fixed statistics, mirrored."""
+    """Save an encoder like the default: log-mel with fixed statistics, mirrored."""
     build_mini_encoder(
         hidden_dim=DIM,
         layers=3,
@@ -69,7 +70,7 @@ def save_mini(folder: Path) -> None:
 
 
 def save_wavlm(folder: Path) -> None:
-    """Attention whose bias depends on distance and content; waves as they are."""
+    """Save an encoder whose attention bias depends on distance and content, on waves as they are."""
     config = transformers.WavLMConfig(
         **SHARED,
         conv_dim=[8] * 7,
@@ -122,12 +123,12 @@ def publish_all(
     numbers: dict[str, object] = {"kind": generator, **GENERATORS[generator]}
     if generator == "hifigan":
         numbers["upsample_factors"] = UPSAMPLE[rate_hz]
-    drawn = build_generator(dim=encoder.dim, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
-    # Larger than drawn and without their biases, so that a wave comes out which is worth comparing.
-    state = {f"generator.{name}": 2.0 * value * ("bias" not in name) for name, value in drawn.items()}
-    if generator != "hifigan":  # drawn so small that what lies a few frames away would hardly be heard
+    initial = build_generator(dim=encoder.dim, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
+    # Larger than their initial values and without biases, so that the output is worth comparing.
+    state = {f"generator.{name}": 2.0 * value * ("bias" not in name) for name, value in initial.items()}
+    if generator != "hifigan":  # else frames a few frames away would hardly matter
         state |= {name: 10 * value for name, value in state.items() if value.ndim > 1 and "last" not in name}
-    if generator == "harmonic_vocos":  # as loud as speech, and a pitch that varies, in turns voiced and not
+    if generator == "harmonic_vocos":  # as loud as speech, and a pitch that varies, voiced in turns
         state["generator.pitch_last.weight"] *= 10
         state["generator.pitch_last.bias"][-1] = 0.5
         state["generator.last.bias"].view(2, 3, -1)[:, :2] = -3.0  # gains, logarithms
@@ -135,8 +136,8 @@ def publish_all(
     publish(root / "vocoder", model, state | statistics(0.1, encoder.dim))
 
 
-def load(root: Path, **arguments: object) -> Restorer:
-    return Restorer.from_published(Path("adapter"), Path("vocoder"), root=root, **arguments)
+def load(root: Path, **options: Any) -> Restorer:
+    return Restorer.from_published("adapter", "vocoder", root=root, **options)
 
 
 def wave(samples: int, name: str = "wave") -> np.ndarray:

@@ -16,7 +16,7 @@ from miipher2.inference.restorer import Restorer
 @pytest.mark.parametrize(
     ("kind", "generator"), [*((kind, "hifigan") for kind in ENCODERS), ("mini", "vocos"), ("mini", "harmonic_vocos")]
 )
-def test_a_bundle_restores_what_the_published_weights_restore(tmp_path: Path, kind: str, generator: str) -> None:
+def test_bundle_restores_like_the_published_weights(tmp_path: Path, kind: str, generator: str) -> None:
     publish_all(tmp_path / "repository", kind, 24_000, generator=generator)
     restorer = load(tmp_path / "repository")
     save_bundle(
@@ -33,41 +33,43 @@ def test_a_bundle_restores_what_the_published_weights_restore(tmp_path: Path, ki
     assert bundled.weights.lineage == restorer.weights.lineage
 
 
-def test_bfloat16_halves_the_file_and_restores_nearly_the_same(tmp_path: Path) -> None:
+def test_bfloat16_bundle_is_half_the_size_and_restores_nearly_the_same(tmp_path: Path) -> None:
     publish_all(tmp_path, "hubert", absolute=True)
     restorer = load(tmp_path)
     for precision in ("fp32", "bf16"):
         save_bundle(restorer.weights, tmp_path / precision, precision=precision, encoder_from=None)
     with safe_open(tmp_path / "bf16/weights.safetensors", "pt") as file:
-        kinds = {name: file.get_tensor(name).dtype.itemsize for name in file.keys()}  # noqa: SIM118
-    assert {name for name, size in kinds.items() if size == 4} == {name for name in kinds if "normaliser" in name}
+        sizes = {name: file.get_tensor(name).dtype.itemsize for name in file.keys()}  # noqa: SIM118
+    assert {name for name, size in sizes.items() if size == 4} == {name for name in sizes if "normaliser" in name}
     exact, rounded = restorer(wave(5_000), 16_000), Restorer.from_bundle(tmp_path / "bf16")(wave(5_000), 16_000)
     assert np.corrcoef(exact, rounded)[0, 1] > 0.95
     assert not np.array_equal(exact, rounded)
 
 
 @pytest.mark.parametrize("encoder_from", ["models/mini", None])
-def test_features_of_several_layers_and_an_encoder_under_the_root(tmp_path: Path, encoder_from: str | None) -> None:
+def test_bundle_of_several_layers_finds_its_encoder_under_the_root(tmp_path: Path, encoder_from: str | None) -> None:
     publish_all(tmp_path, "mini", layer=[1, 2])
     restorer = load(tmp_path)
-    found = encoder_from and str(tmp_path / encoder_from)
-    save_bundle(restorer.weights, tmp_path / "bundle", precision="fp32", encoder_from=found)
+    encoder = encoder_from and str(tmp_path / encoder_from)
+    save_bundle(restorer.weights, tmp_path / "bundle", precision="fp32", encoder_from=encoder)
     bundled = Restorer.from_bundle(tmp_path / "bundle", root=tmp_path, chunk_seconds=0.2)
     features = bundled.normalised_features(wave(9_000), adapted=True)
     assert features.shape[1] == 2 * bundled.encoder.encoder.config.hidden_size
     np.testing.assert_allclose(bundled(wave(9_000), 16_000), restorer(wave(9_000), 16_000), atol=1e-4)
 
 
-def test_a_reference_to_an_encoder_that_has_changed_is_refused(tmp_path: Path) -> None:
+def test_reference_to_a_changed_encoder_is_refused(tmp_path: Path) -> None:
     publish_all(tmp_path, "hubert", absolute=True)
     save_bundle(load(tmp_path).weights, tmp_path / "bundle", precision="fp32", encoder_from=None)
-    save_hubert(tmp_path / "models/hubert")  # drawn anew
+    save_hubert(tmp_path / "models/hubert")  # new random weights
     with pytest.raises(ValueError, match=r"the encoder's sha256 is .* was exported for"):
         Restorer.from_bundle(tmp_path / "bundle")
 
 
-def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"bundle.json: missing; is .* what `miipher2 export` wrote"):
+def test_error_names_what_is_wrong_with_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"bundle.json: missing; should be in .* that `miipher2 export` wrote"
+    ):
         Restorer.from_bundle(tmp_path)
     publish_all(tmp_path, "hubert", absolute=True)
     weights = load(tmp_path).weights
@@ -76,5 +78,5 @@ def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
         save_bundle(weights, tmp_path / "bundle", precision="fp32", encoder_from=None)
     config = tmp_path / "bundle/bundle.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"format": 99}))
-    with pytest.raises(ValueError, match="has the format 99; this version reads 1"):
+    with pytest.raises(ValueError, match="has the format 99; should be 1"):
         Restorer.from_bundle(tmp_path / "bundle")

@@ -1,4 +1,4 @@
-"""ONNX graphs: what PyTorch computes, for lengths and batches that they were not traced with."""
+"""ONNX graphs agree with PyTorch, for lengths and batches that they were not traced with."""
 
 from pathlib import Path
 
@@ -24,26 +24,27 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, kind: str) -> None:
-    layers: int | list[int] = [1, 2] if kind == "mini" else 2
-    publish_all(tmp_path, kind, 24_000, generator="vocos" if kind == "mini" else "hifigan", layer=layers)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, encoder: str) -> None:
+    layers: int | list[int] = [1, 2] if encoder == "mini" else 2
+    generator = "vocos" if encoder == "mini" else "hifigan"
+    publish_all(tmp_path, encoder, 24_000, generator=generator, layer=layers)
     restorer = load(tmp_path)
     export_graphs(restorer.weights, tmp_path)
     encode = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
     vocode = onnxruntime.InferenceSession(tmp_path / "vocoder.onnx")
     for frames, batch in [(1, 1), (10, 1), (50, 3), (777, 1)]:
         waves = wave(frames * 320 * batch).reshape(batch, -1)
-        wanted = np.stack([restorer.features(one) for one in waves])
+        expected = np.stack([restorer.features(one) for one in waves])
         (features,) = encode.run(None, {"waves": waves})
-        np.testing.assert_allclose(features, wanted, atol=1e-4 * np.abs(wanted).max())
+        np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
         assert np.abs(features - np.stack([restorer.features(one, adapted=False) for one in waves])).max() > 0.1
-        (made,) = vocode.run(None, {"features": wanted})
-        assert made.shape == (batch, frames * 480)
-        np.testing.assert_allclose(made, np.stack([restorer.vocode(one) for one in wanted]), atol=1e-4)
+        (restored,) = vocode.run(None, {"features": expected})
+        assert restored.shape == (batch, frames * 480)
+        np.testing.assert_allclose(restored, np.stack([restorer.vocode(one) for one in expected]), atol=1e-4)
 
 
-def test_the_default_s_encoder_hears_speech_and_silence_as_in_pytorch(tmp_path: Path) -> None:
+def test_shipped_encoder_agrees_with_pytorch_on_speech_and_silence(tmp_path: Path) -> None:
     encoder = load_encoder(ROOT / "models/mini/encoder", 3)
     encoder.add_adapters(16)
     torch.manual_seed(0)
@@ -52,10 +53,10 @@ def test_the_default_s_encoder_hears_speech_and_silence_as_in_pytorch(tmp_path: 
     vocoder = Vocoder(FeatureNormaliser(encoder.dim), HifiGan(encoder.dim, 16_000, 16, [8, 5, 4, 2], [3], [1]))
     export_graphs(Weights(encoder, FeatureNormaliser(encoder.dim), vocoder), tmp_path)
     encode = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
-    spoken, rate_hz = read_audio(sorted((ROOT / "data/embedded/en").glob("*.flac"))[0])
-    speech = resample(spoken, rate_hz, 16_000)
-    for heard in (speech[: len(speech) // 320 * 320], np.zeros(320 * 20, np.float32)):
+    recording, rate_hz = read_audio(sorted((ROOT / "data/embedded/en").glob("*.flac"))[0])
+    speech = resample(recording, rate_hz, 16_000)
+    for values in (speech[: len(speech) // 320 * 320], np.zeros(320 * 20, np.float32)):
         with torch.inference_mode():
-            wanted = encoder(torch.from_numpy(heard)[None], adapted=True).numpy()
-        (features,) = encode.run(None, {"waves": heard[None]})
-        np.testing.assert_allclose(features, wanted, atol=1e-4 * np.abs(wanted).max())
+            expected = encoder(torch.from_numpy(values)[None], adapted=True).numpy()
+        (features,) = encode.run(None, {"waves": values[None]})
+        np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())

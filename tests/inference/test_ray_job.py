@@ -1,4 +1,4 @@
-"""A folder job over a local Ray: the same files, the same journal, and actors that die."""
+"""A folder job on a local Ray cluster, with an actor that is killed."""
 
 import os
 import signal
@@ -17,26 +17,26 @@ from miipher2.inference.files import find_tasks
 pytestmark = pytest.mark.slow
 
 
-def restorer_from(root: str, kill_once: str | None = None) -> Any:
-    """Return a restorer; the first process that finds the file `kill_once` dies in the middle of its work."""
+def make_restorer(root: str, kill_once: str | None = None) -> Any:
+    """Return a restorer; the first process that sees the file `kill_once` is killed in the middle of its work."""
     from miipher2.inference.restorer import Restorer
 
     restorer = Restorer.from_published("adapter", "vocoder", root=root)
     if kill_once is not None:
-        whole, opened = restorer.open, []
+        original, opened = restorer.open, []
 
-        def dying(source: Any) -> Any:
+        def open_or_die(source: Any) -> Any:
             opened.append(source)
             if len(opened) > 5 and Path(kill_once).exists():
                 Path(kill_once).unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return whole(source)
+            return original(source)
 
-        restorer.open = dying  # type: ignore[method-assign]
+        restorer.open = open_or_die  # type: ignore[method-assign]
     return restorer
 
 
-def test_a_folder_is_restored_although_an_actor_is_killed(tmp_path: Path) -> None:
+def test_folder_is_restored_although_an_actor_is_killed(tmp_path: Path) -> None:
     import sys
 
     import ray
@@ -49,27 +49,28 @@ def test_a_folder_is_restored_although_an_actor_is_killed(tmp_path: Path) -> Non
     (tmp_path / "in/deep").mkdir(parents=True)
     for number in range(20):
         write_audio(tmp_path / f"in/deep/{number}.wav", wave(8_000, str(number)), 16_000)
-    (tmp_path / "in/bad.wav").write_bytes(b"no sound")
-    (tmp_path / "alive").touch()
+    (tmp_path / "in/bad.wav").write_bytes(b"not audio")
+    (tmp_path / "kill_once").touch()
     tasks = find_tasks(tmp_path / "in", tmp_path / "out")
     done: list[str] = []
     settings: dict[str, Any] = {
         "address": "local",
         "actors": 1,
         "workers": 1,
+        "uses_gpu": False,
         "on_progress": lambda task, share, seconds: done.append(task.name),
     }
-    make = partial(restorer_from, str(tmp_path), str(tmp_path / "alive"))
+    make = partial(make_restorer, str(tmp_path), str(tmp_path / "kill_once"))
     outcome = run_on_ray(tasks, tmp_path / "out", make_restorer=make, **settings)
-    assert not (tmp_path / "alive").exists()  # one was killed
+    assert not (tmp_path / "kill_once").exists()  # an actor was killed
     assert len(outcome.restored) + len(outcome.skipped) == 20
     assert [task.name for task, _ in outcome.failed] == ["bad.wav"]
     assert len(done) == 21
     restorer = load(tmp_path)
     for task in tasks:
         if task.name != "bad.wav":
-            wanted = restorer(read_audio(task.source)[0], 16_000)
-            made = np.concatenate(list(Recording(task.target).blocks()), 1)[0]
-            np.testing.assert_allclose(made, wanted, atol=2**-14)
-    again = run_on_ray(tasks, tmp_path / "out", make_restorer=partial(restorer_from, str(tmp_path)), **settings)
+            expected = restorer(read_audio(task.source)[0], 16_000)
+            restored = np.concatenate(list(Recording(task.target).blocks()), 1)[0]
+            np.testing.assert_allclose(restored, expected, atol=2**-14)
+    again = run_on_ray(tasks, tmp_path / "out", make_restorer=partial(make_restorer, str(tmp_path)), **settings)
     assert (len(again.restored), len(again.skipped), len(again.failed)) == (0, 20, 1)

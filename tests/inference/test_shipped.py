@@ -1,4 +1,4 @@
-"""The mini model that ships: small enough for Git, whole, and better than what goes in."""
+"""The mini model that ships is small enough for Git, complete, and improves what it restores."""
 
 import json
 from collections import defaultdict
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from miipher2.cli.weights_options import SHIPPED
+from miipher2.cli.restore import SHIPPED
 from miipher2.config.paths import ROOT
 from miipher2.evaluation.metrics.registry import measure
 from miipher2.evaluation.metrics.signals import Sounds, Voice
@@ -17,7 +17,7 @@ from miipher2.inference.restorer import Restorer
 CLIPS = sorted((ROOT / "data/embedded").rglob("*.flac"))[::40]
 
 
-def noisy(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_with_noise(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return an embedded recording, and the same with white noise at 5 dB."""
     clean, _ = sf.read(path, dtype="float32")
     noise = np.random.default_rng(0).standard_normal(len(clean)).astype(np.float32)
@@ -30,20 +30,20 @@ def restorer() -> Restorer:
     return Restorer.from_bundle(ROOT / SHIPPED, root=ROOT)
 
 
-def test_everything_that_ships_is_at_most_20_mb() -> None:
+def test_shipped_files_take_at_most_20_mb() -> None:
     sizes = {path: path.stat().st_size for path in (ROOT / "models/mini").rglob("*") if path.is_file()}
     assert sum(sizes.values()) <= 20e6, sizes
 
 
-def test_the_bundle_holds_the_shipped_encoder_and_says_where_it_comes_from() -> None:
-    said = json.loads((ROOT / SHIPPED / "bundle.json").read_text())
-    assert said["encoder"] == "included"
-    assert said["settings"]["hubert_model_name"] == "models/mini/encoder"
-    assert set(said["lineage"]) >= {"adapter", "vocoder"}
+def test_bundle_includes_the_shipped_encoder_and_its_lineage() -> None:
+    description = json.loads((ROOT / SHIPPED / "bundle.json").read_text())
+    assert description["encoder"] == "included"
+    assert description["settings"]["hubert_model_name"] == "models/mini/encoder"
+    assert set(description["lineage"]) >= {"adapter", "vocoder"}
 
 
-def test_noise_is_taken_away_and_the_length_kept(restorer: Restorer) -> None:
-    clean, degraded = noisy(CLIPS[0])
+def test_noise_is_reduced_and_the_length_kept(restorer: Restorer) -> None:
+    clean, degraded = read_with_noise(CLIPS[0])
     restored = restorer(degraded, 16_000)
     assert len(restored) == len(degraded)
     assert np.isfinite(restored).all()
@@ -53,11 +53,11 @@ def test_noise_is_taken_away_and_the_length_kept(restorer: Restorer) -> None:
 
 
 @pytest.mark.slow
-def test_judges_prefer_what_comes_out(restorer: Restorer) -> None:
-    """By quality, voice, words and spectrum: voices like those that it learnt from, in white noise."""
+def test_metrics_improve(restorer: Restorer) -> None:
+    """Quality, speaker, words and spectrum, for voices like those of the training data in white noise."""
     scores: dict[str, list[list[float]]] = defaultdict(list)
     for path in CLIPS:
-        clean, degraded = noisy(path)
+        clean, degraded = read_with_noise(path)
         each = [
             Sounds(*(Voice(wave, 16_000) for wave in (clean, other)), 0.1)
             for other in (degraded, restorer(degraded, 16_000))

@@ -1,32 +1,35 @@
-"""`miipher2 restore`: recordings in, restored recordings out, with published weights or a bundle."""
+"""`miipher2 restore`: recordings in, restored recordings out; and the options of every command that restores."""
 
 import argparse
 import os
 import sys
 import threading
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miipher2.cli.weights_options import add_weights_options, load_restorer, options_of, restorer_from
+from miipher2.inference.options import RestoreOptions
 
 if TYPE_CHECKING:
     from miipher2.inference.batch_job import Outcome
-    from miipher2.inference.journal import Journal, Task
+    from miipher2.inference.files import Task
     from miipher2.inference.restorer import Restorer
 
+ADAPTER, VOCODER = "exp/adapter_mini/published", "exp/hifigan_ft_mini/published"
+SHIPPED = "models/mini/restorer"  # in Git: restores without training or download
 RESTORE = """\
-Restore a recording, every recording below a folder, or those that a list names (.txt, a path on each line).
+Restore a recording, every recording below a folder, or those of a list (.txt, a path on each line).
 
-For a file, the suffix of OUT says what is written, .wav, .flac or .ogg; an OUT that is a folder takes the name of the
-file. For a folder, its tree is kept: WAV stays WAV, FLAC stays FLAC, anything else becomes WAV, unless --format says
-otherwise; a.mp3 beside a.wav becomes a.mp3.wav. Channels are kept, each restored on its own; the length is the
-input's. An output appears whole or not at all.
+For a file, the suffix of OUT sets the format, .wav, .flac or .ogg; in an existing folder OUT, the file keeps its name.
+For a folder, the tree is kept: WAV stays WAV, FLAC stays FLAC, anything else becomes WAV, unless --format is given;
+a.mp3 beside a.wav becomes a.mp3.wav. Each channel is restored on its own, and the length does not change. An output
+file is written completely or not at all.
 
-A folder or list job can be killed and started again: OUT/.restoring/ records what is finished, and what is finished is
-skipped where the digests of input, weights, options and output all agree. Several processes may work on one OUT, each
-on its --shard. OUT/lineage.json says what the recordings were made with. A file that fails is listed at the end and
-does not stop the others.
+A folder or list job can be killed and started again: OUT/.restoring/ records the finished files, which are skipped
+where the digests of input, weights, options and output all match. Several processes may work on one OUT, each on its
+own --shard. OUT/lineage.json records what the recordings were made with. Files that fail are listed at the end; the
+others are restored.
 
 exit codes: 0 all restored, 1 some failed, 2 wrong usage or input
 
@@ -42,51 +45,98 @@ examples:
 def add_parser(commands: Any) -> None:
     """Add `restore` to the command line."""
     parser = commands.add_parser("restore", help="restore recordings", description=RESTORE)
-    parser.add_argument("source", type=Path, metavar="IN", help="a recording, a folder of them, or a list")
-    parser.add_argument("target", type=Path, metavar="OUT", help="where the result goes; existing files are replaced")
-    add_weights_options(parser)
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read, and that write (2)")
-    parser.add_argument("--format", choices=("wav", "flac", "ogg"), help="what a folder's recordings become")
-    parser.add_argument("--suffix", default="", metavar="TEXT", help="put after each name, before the dot")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do the I-th of N parts, for job arrays")
-    parser.add_argument("--ray", metavar="ADDRESS", help="spread the job over a Ray cluster (local starts one here)")
+    parser.add_argument("source", type=Path, metavar="IN", help="a recording, a folder of recordings, or a list")
+    parser.add_argument("target", type=Path, metavar="OUT", help="output file or folder; existing files are replaced")
+    add_restore_options(parser)
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="reading and writing threads, each (2)")
+    parser.add_argument("--format", choices=("wav", "flac", "ogg"), help="output format for a folder or a list")
+    parser.add_argument("--suffix", default="", metavar="TEXT", help="added to each name, before the dot")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do part I of N, for job arrays")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (local starts one on this machine)")
     parser.add_argument("--actors", type=int, default=1, metavar="N", help="restorers on the Ray cluster (1)")
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
+def add_restore_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that restores: which weights, and `RestoreOptions`."""
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help=f"written by `miipher2 export` (default: {SHIPPED}, which ships)"
+    )
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help=f"instead, published by stage 1, such as {ADAPTER}")
+    parser.add_argument("--vocoder", type=Path, metavar="DIR", help=f"and published by stage 3, such as {VOCODER}")
+    for each in fields(RestoreOptions):
+        name = f"--{each.name.replace('_', '-')}"
+        parser.add_argument(name, type=type(each.default), default=each.default, **each.metadata)
+
+
+def weights_folders(arguments: argparse.Namespace) -> dict[str, str | None]:
+    """Return the absolute folders of `--bundle`, `--adapter` and `--vocoder`.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    folders = {name: getattr(arguments, name) for name in ("bundle", "adapter", "vocoder")}
+    if folders["bundle"] is not None and (folders["adapter"] or folders["vocoder"]):
+        raise ValueError("--bundle includes adapter and vocoder; leave out --adapter and --vocoder")
+    if (folders["adapter"] is None) != (folders["vocoder"] is None):
+        missing, example = ("--vocoder", VOCODER) if folders["vocoder"] is None else ("--adapter", ADAPTER)
+        raise ValueError(f"{missing} is missing: --adapter and --vocoder go together; such as {missing} {example}")
+    return {name: folder and str(folder.absolute()) for name, folder in folders.items()}
+
+
+def restore_options(arguments: argparse.Namespace) -> RestoreOptions:
+    """Return the options of a restoration.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    return RestoreOptions(**{each.name: getattr(arguments, each.name) for each in fields(RestoreOptions)})
+
+
+def load_restorer(folders: dict[str, str | None], options: RestoreOptions) -> "Restorer":
+    """Return a restorer with the weights in `folders`, or with those that ship.
+
+    Raises:
+        ValueError: there is no such device, or the weights do not fit.
+    """
+    import torch
+
+    from miipher2.config.paths import ROOT
+    from miipher2.inference.restorer import Restorer
+
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {options.device}: PyTorch finds no CUDA device; leave it out to use the CPU")
+    if folders["adapter"] is not None and folders["vocoder"] is not None:
+        return Restorer.from_published(folders["adapter"], folders["vocoder"], options, root=ROOT)
+    return Restorer.from_bundle(folders["bundle"] or ROOT / SHIPPED, options, root=ROOT)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Restore, list failures, and return the exit code."""
     from miipher2.inference.files import Naming, Shard, find_tasks, is_folder_job
 
-    if options.workers < 1:
-        raise ValueError(f"--workers {options.workers}: should be 1 at least")
-    shard = Shard.parse(options.shard)
-    tasks = find_tasks(options.source, options.target, Naming(options.format, options.suffix))
-    is_folder = is_folder_job(options.source)
+    if arguments.workers < 1:
+        raise ValueError(f"--workers {arguments.workers}: should be at least 1")
+    shard = Shard.parse(arguments.shard)
+    tasks = find_tasks(arguments.source, arguments.target, Naming(arguments.format, arguments.suffix))
+    is_folder = is_folder_job(arguments.source)
     if is_folder:
-        tasks = [task for task in tasks if shard.holds(task)]
+        tasks = [task for task in tasks if shard.contains(task)]
+    folders, options = weights_folders(arguments), restore_options(arguments)
     started = time.monotonic()
-    if options.ray is not None:
-        outcome = _run_on_ray(options, tasks, is_folder)
+    if arguments.ray is not None:
+        if not is_folder:
+            raise ValueError("--ray: IN should be a folder or a list; a single recording is restored on this machine")
+        outcome = _run_on_ray(arguments, folders, options, tasks)
     else:
-        restorer = load_restorer(options)
+        restorer = load_restorer(folders, options)
         started = time.monotonic()
-        outcome = _run_here(options, restorer, tasks, open_journal(restorer, options.target) if is_folder else None)
-    return say(outcome, options.target, time.monotonic() - started)
+        outcome = _run_here(arguments, restorer, tasks, is_folder)
+    return report(outcome, arguments.target, time.monotonic() - started)
 
 
-def open_journal(restorer: "Restorer", folder: Path) -> "Journal":
-    """Return the folder's journal, having written its lineage."""
-    from miipher2.inference.journal import Journal
-    from miipher2.inference.lineage import lineage_of, made_with, write_lineage
-
-    journal = Journal(folder, made_with(restorer))
-    write_lineage(folder, lineage_of(restorer))
-    return journal
-
-
-def say(outcome: "Outcome", target: Path, seconds: float) -> int:
-    """Print what became of a job and return the exit code."""
+def report(outcome: "Outcome", target: Path, seconds: float) -> int:
+    """Print the results of a job and return the exit code."""
     parts = [f"{len(outcome.restored)} restored"]
     parts += [f"{len(outcome.skipped)} already there"] if outcome.skipped else []
     parts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
@@ -97,81 +147,78 @@ def say(outcome: "Outcome", target: Path, seconds: float) -> int:
     return int(bool(outcome.failed))
 
 
-def _run_here(
-    options: argparse.Namespace, restorer: "Restorer", tasks: "list[Task]", journal: "Journal | None"
-) -> "Outcome":
+def _run_here(arguments: argparse.Namespace, restorer: "Restorer", tasks: "list[Task]", is_folder: bool) -> "Outcome":
     from miipher2.inference.batch_job import Job
+    from miipher2.inference.journal import open_journal
 
-    with _Progress(tasks) as progress:
-        job = Job(restorer, journal, workers=options.workers, on_progress=progress.add)
+    journal = open_journal(restorer, arguments.target) if is_folder else None
+    with _ProgressBar(tasks) as bar:
         try:
-            return job.run(tasks)
+            return Job(restorer, journal, workers=arguments.workers, on_progress=bar.advance).run(tasks)
         finally:
             if journal is not None:
                 journal.close()
 
 
-def _run_on_ray(options: argparse.Namespace, tasks: "list[Task]", is_folder: bool) -> "Outcome":
-    if not is_folder:
-        raise ValueError("--ray: IN should be a folder or a list; a single recording is restored here")
+def _run_on_ray(
+    arguments: argparse.Namespace, folders: dict[str, str | None], options: RestoreOptions, tasks: "list[Task]"
+) -> "Outcome":
     from functools import partial
 
     from miipher2.inference.ray_job import run_on_ray
 
-    with _Progress(tasks) as progress:
+    with _ProgressBar(tasks) as bar:
         return run_on_ray(
             tasks,
-            options.target.absolute(),
-            address=options.ray,
-            actors=options.actors,
-            workers=options.workers,
-            make_restorer=partial(restorer_from, **options_of(options)),
-            on_progress=progress.add,
+            arguments.target.absolute(),
+            address=arguments.ray,
+            actors=arguments.actors,
+            workers=arguments.workers,
+            make_restorer=partial(load_restorer, folders, options),
+            uses_gpu=options.device.startswith("cuda"),
+            on_progress=bar.advance,
         )
 
 
-class _Progress:
-    """A bar over the bytes of the input, since lengths are not known before files are opened.
-
-    It says how long the rest takes at the present pace, and how many times faster than real time it goes.
-    """
+class _ProgressBar:
+    """A bar over the bytes of the input (durations are unknown before files are opened), with the remaining time."""
 
     def __init__(self, tasks: "list[Task]") -> None:
         from tqdm import tqdm
 
-        self._left = {task: float(task.source.stat().st_size if task.source.is_file() else 0) for task in tasks}
-        self._sizes = dict(self._left)
+        self._sizes = {task: float(task.source.stat().st_size if task.source.is_file() else 0) for task in tasks}
+        self._remaining = dict(self._sizes)
         self._bar = tqdm(
             total=round(sum(self._sizes.values())),
             unit="B",
             unit_scale=True,
             smoothing=0.05,
             disable=not sys.stderr.isatty(),
-            **_shape(),
+            **_bar_size(),
         )
         self._lock = threading.Lock()
         self._seconds, self._started = 0.0, time.monotonic()
 
-    def add(self, task: "Task", share: float, seconds: float) -> None:
-        """Move on by a share of a task, or by what is left of it, and by seconds of audio; from any thread."""
+    def advance(self, task: "Task", share: float, seconds: float) -> None:
+        """Advance by a share of a task, at most by what remains of it, and by seconds of audio; from any thread."""
         with self._lock:
-            done = min(share * self._sizes[task], self._left[task])
-            self._left[task] -= done
+            done = min(share * self._sizes[task], self._remaining[task])
+            self._remaining[task] -= done
             self._seconds += seconds
             if self._seconds:
                 speed = self._seconds / max(time.monotonic() - self._started, 1e-9)
                 self._bar.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
             self._bar.update(done)
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_ProgressBar":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
 
-def _shape() -> dict[str, Any]:
-    """Return the bar's width: the terminal's; where that says 0, as in a container, tqdm would be silent."""
+def _bar_size() -> dict[str, Any]:
+    """Return the terminal's width, or one for a terminal without columns, where tqdm would print nothing."""
     if sys.stderr.isatty() and not all(os.get_terminal_size(sys.stderr.fileno())):
         return {"ncols": 100, "nrows": 20}
     return {"dynamic_ncols": True}

@@ -1,1 +1,14 @@
-"""."""
+"""Restoration: a recording of any length and rate through encoder, adapters and vocoder. Loads no training code.
+
+restorer        Restorer: a wave in, a wave out
+options         the six options of a restoration
+streaming       a recording as encoder windows and vocoder chunks
+batching        windows and chunks of many recordings through the networks
+weights         the networks, read from published folders
+bundle          the networks as one folder
+batch_job       many recordings at once
+files           which files are restored, and where they go
+journal         what is finished in a folder, and with what it was made
+ray_job         a folder job on a Ray cluster
+onnx_export     the networks as ONNX graphs
+"""

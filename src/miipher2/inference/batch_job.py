@@ -1,6 +1,7 @@
-"""Many recordings: reading, the networks and writing at the same time; failures collected, finished ones skipped."""
+"""A job over many recordings: reading, networks and writing overlap; failures are collected, finished files skipped."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -8,38 +9,32 @@ from dataclasses import dataclass, field
 
 from miipher2.atomic_io import sha256_of
 from miipher2.audio.stream import Recording, RecordingWriter
-from miipher2.inference.hearing import Block
-from miipher2.inference.journal import Journal, Task
+from miipher2.inference.files import Task
+from miipher2.inference.journal import Journal
 from miipher2.inference.restorer import Restorer
-from miipher2.inference.streaming import Passage
-from miipher2.inference.threads import in_order
+from miipher2.inference.streaming import Block, RecordingStream
 
-BLOCKS_AHEAD = 16  # restored blocks that may wait for being written
+MAX_WAITING_BLOCKS = 16  # restored blocks that may wait for being written
+
+# Called with a task, the share of it done since the last call, and the seconds of audio restored since then.
+Progress = Callable[[Task, float, float], None]
 
 
 @dataclass
 class Outcome:
-    """What a job did."""
+    """The results of a job; `seconds` of audio were restored."""
 
     restored: list[Task] = field(default_factory=list)
     skipped: list[Task] = field(default_factory=list)
     failed: list[tuple[Task, str]] = field(default_factory=list)
-    seconds: float = 0.0  # of audio
+    seconds: float = 0.0
 
     def add(self, other: "Outcome") -> None:
-        """Take in what another job did."""
+        """Add the results of another job."""
         self.restored += other.restored
         self.skipped += other.skipped
         self.failed += other.failed
         self.seconds += other.seconds
-
-
-@dataclass
-class _Opened:
-    """A recording that was read once; without a passage where its restoration is there already."""
-
-    input_sha256: str
-    passage: Passage | None
 
 
 class Job:
@@ -48,8 +43,7 @@ class Job:
     Args:
         journal: None does every task, and keeps no record.
         workers: threads that read, and as many that write.
-        on_progress: called with a task, the share of it that was done since the last call, and the seconds of audio
-            that were restored; with a share of 1 for a task that is skipped or fails, whatever was done of it.
+        on_progress: a skipped or failed task reports a share of 1, whatever it has reported before.
     """
 
     def __init__(
@@ -58,91 +52,96 @@ class Job:
         journal: Journal | None,
         *,
         workers: int = 2,
-        on_progress: Callable[[Task, float, float], None] = lambda task, share, seconds: None,
+        on_progress: Progress = lambda task, share, seconds: None,
     ) -> None:
         self.restorer, self.journal, self.workers, self.on_progress = restorer, journal, workers, on_progress
         self.outcome = Outcome()
         self._lock = threading.Lock()
-        self._outputs: dict[Passage, _Output] = {}
+        self._outputs: dict[RecordingStream, _Output] = {}
 
     def run(self, tasks: Sequence[Task]) -> Outcome:
-        """Do all tasks and return what became of them; only what is wrong with all of them is raised."""
-        room = threading.BoundedSemaphore(BLOCKS_AHEAD + self.workers)
+        """Do all tasks and return their results; raise only an error that concerns all of them."""
+        free = threading.BoundedSemaphore(MAX_WAITING_BLOCKS + self.workers)
         with ExitStack() as stack:
-            stack.callback(self._abandon)  # last, when no thread writes any more
+            stack.callback(self._discard_unfinished)  # last, when no thread writes any more
             readers = stack.enter_context(ThreadPoolExecutor(self.workers, "read"))
-            # Each recording has its blocks written in order, by one of these.
-            lanes = [stack.enter_context(ThreadPoolExecutor(1, "write")) for _ in range(self.workers)]
-            written: list[Future[None]] = []
-            for number, (passage, block) in enumerate(self.restorer.restore_all(self._opened(readers, tasks))):
-                output = self._outputs[passage]
-                if output.lane is None:
-                    output.lane = lanes[number % len(lanes)]
-                room.acquire()
-                future = output.lane.submit(self._write, output, passage, block)
-                future.add_done_callback(lambda _: room.release())
-                written = [*(one for one in written if not one.done() or one.exception()), future]
-            for future in written:
-                future.result()  # raises what is no fault of a file
+            # One of these writes all blocks of a recording, in order.
+            writers = [stack.enter_context(ThreadPoolExecutor(1, "write")) for _ in range(self.workers)]
+            writes: list[Future[None]] = []
+            streams = self._open_streams(readers, tasks)
+            for number, (stream, block) in enumerate(self.restorer.restore_streams(streams)):
+                output = self._outputs[stream]
+                if output.executor is None:
+                    output.executor = writers[number % len(writers)]
+                free.acquire()
+                future = output.executor.submit(self._write, output, stream, block)
+                future.add_done_callback(lambda _: free.release())
+                writes = [*(each for each in writes if not each.done() or each.exception()), future]
+            for future in writes:
+                future.result()  # raises what is no file's failure
         return self.outcome
 
-    def _opened(self, readers: ThreadPoolExecutor, tasks: Sequence[Task]) -> Iterator[Passage]:
-        """Yield the recordings that are to be restored, read once, some of them beforehand."""
-        depth = max(self.workers, 2 * self.restorer.batch_size)
-        for task, future in in_order(readers, self._open, tasks, depth):
-            opened = self._result(task, future)
-            if opened is None:
+    def _open_streams(self, readers: ThreadPoolExecutor, tasks: Sequence[Task]) -> Iterator[RecordingStream]:
+        """Yield the recordings to restore in order, each read once; threads read some of them ahead."""
+        depth = max(self.workers, 2 * self.restorer.options.batch_size)
+        waiting: deque[tuple[Task, Future[tuple[str, RecordingStream | None]]]] = deque()
+        remaining = iter(tasks)
+        while True:
+            while len(waiting) <= depth and (task := next(remaining, None)) is not None:
+                waiting.append((task, readers.submit(self._open, task)))
+            if not waiting:
+                return
+            task, future = waiting.popleft()
+            try:
+                input_sha256, stream = future.result()
+            except (ValueError, OSError) as error:
+                self._fail(task, error)
                 continue
-            if opened.passage is None:
+            if stream is None:
                 self.outcome.skipped.append(task)
                 self.on_progress(task, 1.0, 0.0)
                 continue
-            self._outputs[opened.passage] = _Output(task, opened.input_sha256, self.restorer.sample_rate_hz)
-            yield opened.passage
+            writer_id = None if self.journal is None else self.journal.writer_id
+            self._outputs[stream] = _Output(task, input_sha256, self.restorer.sample_rate_hz, writer_id)
+            yield stream
 
-    def _open(self, task: Task) -> _Opened:
+    def _open(self, task: Task) -> tuple[str, RecordingStream | None]:
+        """Return the digest of a recording and, unless its restoration is finished, the recording, read once."""
         recording = Recording(task.source)
-        input_sha256 = sha256_of(task.source) if self.journal is not None else ""
-        if self.journal is not None and self.journal.is_done(task, input_sha256):
-            return _Opened(input_sha256, None)
-        return _Opened(input_sha256, self.restorer.open(recording))
+        if self.journal is None:
+            return "", self.restorer.open(recording)
+        input_sha256 = sha256_of(task.source)
+        return input_sha256, None if self.journal.is_done(task, input_sha256) else self.restorer.open(recording)
 
-    def _result(self, task: Task, future: "Future[_Opened]") -> _Opened | None:
-        try:
-            return future.result()
-        except (ValueError, OSError) as error:
-            self._fail(task, error)
-            return None
-
-    def _write(self, output: "_Output", passage: Passage, block: Block | None) -> None:
-        """Write a block, or end the file; runs in the recording's lane."""
+    def _write(self, output: "_Output", stream: RecordingStream, block: Block | None) -> None:
+        """Write a block, or end the file; runs in the recording's own thread."""
         task = output.task
         if output.has_failed:
             if block is None:
-                self._outputs.pop(passage, None)
+                self._outputs.pop(stream, None)
             return
         try:
             if block is not None:
                 if output.writer is None and self.journal is not None:
-                    self.journal.begin(task)
-                output.write(block, passage, self.journal.writer_id if self.journal is not None else None)
-                self.on_progress(task, block.shape[1] / passage.samples, block.shape[1] / self.restorer.sample_rate_hz)
+                    self.journal.record_start(task)
+                output.open(stream).write(block)
+                self.on_progress(task, block.shape[1] / stream.samples, block.shape[1] / self.restorer.sample_rate_hz)
                 return
-            if passage.failure is not None:
-                raise passage.failure
-            output_sha256 = output.finish(passage, self.journal.writer_id if self.journal is not None else None)
+            if stream.failure is not None:
+                raise stream.failure
+            output_sha256 = output.finish(stream)
             if self.journal is not None:
-                self.journal.finish(task, output.input_sha256, output_sha256)
+                self.journal.record_done(task, output.input_sha256, output_sha256)
             with self._lock:
                 self.outcome.restored.append(task)
-                self.outcome.seconds += passage.source.samples / passage.source.sample_rate_hz
-                del self._outputs[passage]
+                self.outcome.seconds += stream.source.samples / stream.source.sample_rate_hz
+                del self._outputs[stream]
         except (ValueError, OSError) as error:
-            output.abandon()
-            passage.failure = passage.failure or ValueError(str(error))
+            output.discard()
+            stream.failure = stream.failure or ValueError(str(error))
             self._fail(task, error)
             if block is None:
-                self._outputs.pop(passage, None)
+                self._outputs.pop(stream, None)
 
     def _fail(self, task: Task, error: Exception) -> None:
         text = " ".join(str(error).split())
@@ -150,41 +149,38 @@ class Job:
         with self._lock:
             self.outcome.failed.append((task, reason))
         if self.journal is not None:
-            self.journal.fail(task, reason)
+            self.journal.record_failure(task, reason)
         self.on_progress(task, 1.0, 0.0)
 
-    def _abandon(self) -> None:
-        """Remove what is unfinished when the job ends early."""
+    def _discard_unfinished(self) -> None:
+        """Remove unfinished files when the job ends early."""
         for output in list(self._outputs.values()):
-            output.abandon()
+            output.discard()
 
 
 class _Output:
-    """The file that a recording becomes."""
+    """The file of a restored recording."""
 
-    def __init__(self, task: Task, input_sha256: str, sample_rate_hz: int) -> None:
+    def __init__(self, task: Task, input_sha256: str, sample_rate_hz: int, writer_id: str | None) -> None:
         self.task, self.input_sha256 = task, input_sha256
-        self._sample_rate_hz = sample_rate_hz
-        self.lane: ThreadPoolExecutor | None = None
+        self._sample_rate_hz, self._writer_id = sample_rate_hz, writer_id
+        self.executor: ThreadPoolExecutor | None = None
         self.writer: RecordingWriter | None = None
         self.has_failed = False
 
-    def write(self, block: Block, passage: Passage, writer_id: str | None) -> None:
-        self._opened(passage, writer_id).write(block)
+    def open(self, stream: RecordingStream) -> RecordingWriter:
+        if self.writer is None:
+            self.writer = RecordingWriter(
+                self.task.target, self._sample_rate_hz, stream.source.channels, stream.samples, self._writer_id
+            )
+        return self.writer
 
-    def finish(self, passage: Passage, writer_id: str | None) -> str:
-        writer, self.writer = self._opened(passage, writer_id), None
+    def finish(self, stream: RecordingStream) -> str:
+        writer, self.writer = self.open(stream), None
         return writer.finish()
 
-    def abandon(self) -> None:
+    def discard(self) -> None:
         self.has_failed = True
         writer, self.writer = self.writer, None
         if writer is not None:
             writer.abandon()
-
-    def _opened(self, passage: Passage, writer_id: str | None) -> RecordingWriter:
-        if self.writer is None:
-            self.writer = RecordingWriter(
-                self.task.target, self._sample_rate_hz, passage.source.channels, passage.samples, writer_id
-            )
-        return self.writer

@@ -1,65 +1,59 @@
-"""Batches through the networks: windows of many recordings to features, chunks of features to waves."""
+"""Batches: windows of many recordings through the encoder, chunks of their features through the vocoder."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
-from miipher2.inference.front_end import PieceFrontEnd
-from miipher2.inference.hearing import Block
-from miipher2.inference.streaming import Chunk, Passage, Window
+from miipher2.config.schema_data import HOP_SAMPLES
+from miipher2.inference.streaming import Block, Chunk, RecordingStream, Window
 from miipher2.inference.weights import Vocoder
 from miipher2.models.encoder.encoder import EncoderFrames, SpeechEncoder
-from miipher2.models.encoder.logmel_frontend import HOP_SAMPLES
+from miipher2.models.encoder.logmel_frontend import Scales
 from miipher2.models.vocoder.generator import ChunkPosition
 
-LONGEST_STEP = 64  # frames; chunks are filled up to a multiple of at most that
-BATCHES_AHEAD = 4  # so many batches of windows are sorted by length before they are made: less padding
+MAX_LENGTH_STEP = 64  # frames; chunks are padded to a multiple of at most that
+BATCHES_AHEAD = 4  # as many batches of windows are sorted by length together: less padding
 
-Part = TypeVar("Part", Window, Chunk)
+Item = TypeVar("Item", Window, Chunk)
 
 
 class Networks:
-    """Encoder with adapters, and vocoder, on a device; float32 or, with `bf16`, autocast to bfloat16.
+    """Encoder with adapters, and vocoder, on a device.
 
     Args:
-        longest_chunk: frames of the longest chunk, its halo included.
+        precision: "fp32", or "bf16" for autocast to bfloat16.
+        chunk_frames: frames of a vocoder chunk, and how many the front end makes at once: bounds memory.
     """
 
     def __init__(
-        self,
-        encoder: SpeechEncoder,
-        front_end: PieceFrontEnd,
-        vocoder: Vocoder,
-        device: torch.device,
-        precision: str,
-        longest_chunk: int,
+        self, encoder: SpeechEncoder, vocoder: Vocoder, device: torch.device, precision: str, chunk_frames: int
     ) -> None:
-        self.encoder, self.front_end, self.vocoder, self.device = encoder, front_end, vocoder, device
-        self._precision = precision
-        steps = math.ceil(longest_chunk / LONGEST_STEP)
-        self._step = math.ceil(longest_chunk / steps)
+        self.encoder, self.vocoder, self.device = encoder, vocoder, device
+        self._precision, self._chunk_frames = precision, chunk_frames
+        longest = chunk_frames + 2 * vocoder.generator.context_frames
+        self._length_step = math.ceil(longest / math.ceil(longest / MAX_LENGTH_STEP))
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> list[Float32[np.ndarray, "frame dim"]]:
-        """Return each window's features, whatever stands beside it in the batch."""
-        side = self.front_end.side_samples
+        """Return each window's features, which do not depend on the rest of the batch."""
         frames = [window.stop - window.start for window in windows]
         longest = max(frames)
-        waves = np.zeros((len(windows), longest * HOP_SAMPLES + 2 * side), np.float32)
+        waves = np.zeros((len(windows), longest * HOP_SAMPLES + 2 * self.encoder.front_end.context_samples), np.float32)
         outside = []
         for row, window in zip(waves, windows, strict=True):
             row[: len(window.wave)] = window.wave
-            left, right = window.outside
+            left, right = window.outside_samples
             outside.append((left, right + len(row) - len(window.wave)))
+        scales = Scales.stack([window.scales for window in windows], self.device)
         with self._autocast():
-            on_device = torch.from_numpy(waves).to(self.device, non_blocking=True)
-            hidden = self.front_end.frames(on_device, [window.scales for window in windows], outside)
+            hidden = self._embed(torch.from_numpy(waves).to(self.device, non_blocking=True), scales, outside)
             valid = None
             if min(frames) < longest:
                 valid = (torch.arange(longest) < torch.tensor(frames)[:, None]).to(self.device)
@@ -69,98 +63,120 @@ class Networks:
 
     @torch.inference_mode()
     def vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
-        """Return each chunk's wave, its halo included; only what lies within the halo is of the whole recording.
-
-        Waves may go on after their chunk's end.
-        """
-        if self.device.type == "cpu" and len(chunks) > 1:  # together they leave the caches: twice the time
-            return [wave for chunk in chunks for wave in self._vocode([chunk])]
-        return self._vocode(chunks)
-
-    @torch.inference_mode()
-    def follow(self, features: Float32[np.ndarray, "frame dim"], cycles: float) -> float:
-        """Return how far the vocoder's fundamental is in its cycle at the last of some frames, from the first."""
-        return self.vocoder.follow(torch.from_numpy(features).to(self.device), cycles)
-
-    def _vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
+        """Return each chunk's wave, context included; waves may continue after their chunk's end."""
+        if self.device.type == "cpu" and len(chunks) > 1:  # a batch does not fit the caches: twice the time
+            return [wave for chunk in chunks for wave in self.vocode([chunk])]
         longest = max(len(chunk.features) for chunk in chunks)
-        # Of few different lengths, since a first time of each is dear: on a CPU in bfloat16 up to six times the others.
-        longest = -(-longest // self._step) * self._step
+        # Few different lengths, since the first use of each is slow: on a CPU in bfloat16 up to six times the others.
+        longest = -(-longest // self._length_step) * self._length_step
         features = np.zeros((len(chunks), longest, chunks[0].features.shape[1]), np.float32)
         for row, chunk in zip(features, chunks, strict=True):
             row[: len(chunk.features)] = chunk.features
-        place = ChunkPosition(
-            torch.tensor([chunk.start for chunk in chunks]).to(self.device),
-            torch.tensor([chunk.cycles for chunk in chunks]).to(self.device),
+        position = ChunkPosition(
+            torch.tensor([chunk.first_frame for chunk in chunks]).to(self.device),
+            torch.tensor([chunk.phase_cycles for chunk in chunks]).to(self.device),
         )
         with self._autocast():
-            waves = self.vocoder.at(torch.from_numpy(features).to(self.device, non_blocking=True), place)
+            waves = self.vocoder.forward_chunk(torch.from_numpy(features).to(self.device, non_blocking=True), position)
         return list(_to_numpy(waves))
+
+    @torch.inference_mode()
+    def set_phase(self, chunk: Chunk) -> Chunk:
+        """Return a chunk with the phase at which the vocoder continues the chunk before it; call in order."""
+        phases = chunk.stream.phase_cycles
+        positioned = replace(chunk, phase_cycles=phases[chunk.channel])
+        features = torch.from_numpy(chunk.features[: self._chunk_frames + 1]).to(self.device)
+        phases[chunk.channel] = self.vocoder.advance_phase(features, positioned.phase_cycles)
+        return positioned
+
+    def _embed(
+        self, waves: Float[Tensor, "batch time"], scales: Scales, outside: Sequence[tuple[int, int]]
+    ) -> Float[Tensor, "batch frame dim"]:
+        """Return the input of the encoder's layers for waves with context on both sides, some frames at a time.
+
+        Args:
+            outside: how many values at the beginning and at the end of each row lie outside its recording.
+        """
+        front_end = self.encoder.front_end
+        waves = front_end.standardise(waves, scales)
+        for row, (left, right) in zip(waves, outside, strict=True):
+            row[:left] = 0
+            row[len(row) - right :] = 0
+        context = 2 * front_end.context_samples
+        frames = (waves.shape[1] - context) // HOP_SAMPLES
+        pieces = []
+        for start in range(0, frames, self._chunk_frames):
+            stop = min(start + self._chunk_frames, frames)
+            piece = front_end.frames(waves[:, start * HOP_SAMPLES : stop * HOP_SAMPLES + context], scales)
+            pieces.append(self.encoder.project(piece))
+        return torch.cat(pieces, 1)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16")
 
 
-def restore_all(
-    networks: Networks, passages: Iterable[Passage], batch_size: int
-) -> Iterator[tuple[Passage, Block | None]]:
+def restore_streams(
+    networks: Networks, streams: Iterable[RecordingStream], batch_size: int
+) -> Iterator[tuple[RecordingStream, Block | None]]:
     """Yield the restored blocks of recordings, each recording's in order, and None when it is done or has failed.
 
-    A recording that fails says why in `failure`; the others go on.
+    A recording that fails keeps the reason in `failure`; the others continue.
     """
-    windows = _windows(passages)
+    windows = _all_windows(streams)
     depth = batch_size if batch_size == 1 else BATCHES_AHEAD * batch_size
     while group := list(islice(windows, depth)):
-        passages_here = list(dict.fromkeys(passage for passage, _ in group))
-        wanted = [window for _, window in group if window is not None]
-        chunks: list[Chunk] = []
-        encoded = _batched(networks.encode, wanted, lambda window: window.stop - window.start, batch_size)
-        for window, features in zip(wanted, encoded, strict=True):
-            chunks.extend(window.passage.hear(window, features))
-        waves = _batched(networks.vocode, chunks, lambda chunk: len(chunk.features), batch_size)
+        pending = [window for _, window in group if window is not None]
+        lengths = [window.stop - window.start for window in pending]
+        features = _run_in_batches(networks.encode, pending, lengths, batch_size)
+        chunks = [
+            networks.set_phase(chunk)
+            for window, rows in zip(pending, features, strict=True)
+            for chunk in window.stream.add_features(window, rows)
+        ]
+        waves = _run_in_batches(networks.vocode, chunks, [len(chunk.features) for chunk in chunks], batch_size)
         for chunk, wave in zip(chunks, waves, strict=True):
-            if not np.isfinite(wave).all() and chunk.passage.failure is None:
-                chunk.passage.failure = ValueError(
-                    "the networks made values that are not finite of it; are its values in [-1, 1]?"
+            if not np.isfinite(wave).all() and chunk.stream.failure is None:
+                chunk.stream.failure = ValueError(
+                    "its restoration holds values that are not finite; the input should be in [-1, 1]"
                 )
-            chunk.passage.say(chunk, wave)
-        for passage in passages_here:
-            for block in passage.blocks():
-                yield passage, block
-            if passage.is_done:
-                yield passage, None
+            chunk.stream.add_wave(chunk, wave)
+        for stream in dict.fromkeys(stream for stream, _ in group):
+            for block in stream.finished_blocks():
+                yield stream, block
+            if stream.is_done:
+                yield stream, None
 
 
-def _windows(passages: Iterable[Passage]) -> Iterator[tuple[Passage, Window | None]]:
-    """Yield all windows of all recordings; a recording without any, silent or empty, once without."""
-    for passage in passages:
-        is_silent = True
+def _all_windows(streams: Iterable[RecordingStream]) -> Iterator[tuple[RecordingStream, Window | None]]:
+    """Yield all windows of all recordings; a recording without any, silent or empty, once with None."""
+    for stream in streams:
+        is_empty = True
         try:
-            for window in passage.windows():
-                is_silent = False
-                yield passage, window
-                if passage.failure is not None:
+            for window in stream.windows():
+                is_empty = False
+                yield stream, window
+                if stream.failure is not None:
                     break
-        except (ValueError, OSError) as error:  # the second reading of a file that has changed since the first
-            passage.failure = ValueError(str(error))
-            is_silent = True
-        if is_silent:
-            yield passage, None
+        except (ValueError, OSError) as error:  # the file has changed since its first reading
+            stream.failure = ValueError(str(error))
+            is_empty = True
+        if is_empty:
+            yield stream, None
 
 
-def _batched(
-    network: Callable[[Sequence[Part]], list[np.ndarray]],
-    parts: Sequence[Part],
-    length: Callable[[Part], int],
+def _run_in_batches(
+    network: Callable[[Sequence[Item]], list[np.ndarray]],
+    items: Sequence[Item],
+    lengths: Sequence[int],
     batch_size: int,
 ) -> list[np.ndarray]:
-    """Return what a network makes of parts, in their order, in batches of similar length."""
-    order = sorted(range(len(parts)), key=lambda index: length(parts[index]))
-    made: dict[int, np.ndarray] = {}
+    """Run a network on items in batches of similar length, and return its results in the items' order."""
+    order = sorted(range(len(items)), key=lengths.__getitem__)
+    results: dict[int, np.ndarray] = {}
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        made.update(zip(batch, network([parts[index] for index in batch]), strict=True))
-    return [made[index] for index in range(len(parts))]
+        results.update(zip(batch, network([items[index] for index in batch]), strict=True))
+    return [results[index] for index in range(len(items))]
 
 
 def _to_numpy(values: Tensor) -> np.ndarray:

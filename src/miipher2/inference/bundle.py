@@ -1,4 +1,4 @@
-"""One folder that restores: weights, settings and lineage, with the encoder or a reference to it."""
+"""A bundle: one folder that restores, with weights, settings and lineage, and the encoder or a reference to it."""
 
 import json
 import os
@@ -11,7 +11,8 @@ import transformers
 from safetensors.torch import save_file
 from transformers.utils import cached_file
 
-from miipher2.inference.weights import Vocoder, Weights, WeightsFile
+from miipher2.config.paths import folder_or_hub_name
+from miipher2.inference.weights import Weights, WeightsFile
 from miipher2.models.encoder.from_pretrained import MODELS
 
 FORMAT = 1
@@ -23,85 +24,78 @@ def save_bundle(weights: Weights, folder: Path, *, precision: str, encoder_from:
     """Write weights as a bundle; the folder appears when it is whole.
 
     Args:
-        precision: in which weights are stored, "fp32" or "bf16"; statistics of features stay in float32.
-        encoder_from: the encoder, a folder or a name on the hub, that is put into the bundle, cut; None leaves a
+        precision: of the stored weights, "fp32" or "bf16"; statistics of features stay in float32.
+        encoder_from: folder or hub name of the encoder, which is cut at its layer and included; None writes a
             reference.
 
     Raises:
-        FileExistsError: the folder is there already.
+        FileExistsError: the folder exists already.
     """
     if folder.exists():
-        raise FileExistsError(f"{folder}: exists; a bundle is written into a new folder")
-    making = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    making.mkdir(parents=True)
+        raise FileExistsError(f"{folder}: exists; should be a new folder")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
     try:
         tensors = {
             name: tensor.detach().cpu().to(torch.float32 if "normaliser" in name else DTYPES[precision]).contiguous()
             for name, tensor in weights.tensors().items()
         }
-        save_file(tensors, making / WEIGHTS)
+        save_file(tensors, temporary / WEIGHTS)
         if encoder_from is not None:
-            _save_encoder(weights, encoder_from, making / ENCODER, DTYPES[precision])
-        said = {
+            _save_encoder(weights, encoder_from, temporary / ENCODER, DTYPES[precision])
+        description = {
             "format": FORMAT,
             "precision": precision,
-            "encoder": "included" if encoder_from is not None else "reference",
+            "encoder": "reference" if encoder_from is None else "included",
             "settings": weights.settings,
             "lineage": weights.lineage,
         }
-        (making / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
-        making.rename(folder)
+        (temporary / CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+        temporary.rename(folder)
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_bundle(folder: Path, root: Path) -> Weights:
     """Return the weights of a bundle, in float32.
 
     Args:
-        root: the repository, from which the folder of an encoder that the bundle refers to is taken.
+        root: where the relative folder of an encoder that the bundle refers to starts.
 
     Raises:
         FileNotFoundError: a file is missing.
-        EncoderUnavailableError: the encoder that it refers to is not to be had.
+        EncoderUnavailableError: the encoder that it refers to is unavailable.
         ValueError: it is damaged, of another format, or refers to an encoder that has changed.
     """
-    for file_name in (CONFIG, WEIGHTS):
-        if not (folder / file_name).is_file():
-            raise FileNotFoundError(f"{folder / file_name}: missing; is {folder} what `miipher2 export` wrote?")
+    config = folder / CONFIG
+    for path in (config, folder / WEIGHTS):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: missing; should be in {folder}, a bundle that `miipher2 export` wrote")
     try:
-        said: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-        found, settings = said["format"], said["settings"]
+        description: dict[str, Any] = json.loads(config.read_text())
+        bundle_format, settings = description["format"], description["settings"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG}: is no bundle's ({error!r}); export it again") from error
-    if found != FORMAT:
-        raise ValueError(f"{folder / CONFIG}: has the format {found}; this version reads {FORMAT}")
+        raise ValueError(f"{config}: does not describe a bundle ({error!r}); export it again") from error
+    if bundle_format != FORMAT:
+        raise ValueError(f"{config}: has the format {bundle_format}; should be {FORMAT}: export it again")
     file = WeightsFile(folder / WEIGHTS, "export it again")
-    is_included = said["encoder"] == "included"
-    named = settings["hubert_model_name"]
-    elsewhere: str | Path = root / named if (root / named).is_dir() else named
-    name, revision = (folder / ENCODER, None) if is_included else (elsewhere, settings["hubert_revision"])
+    is_included = description["encoder"] == "included"
+    name = folder / ENCODER if is_included else folder_or_hub_name(settings["hubert_model_name"], root)
     with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be overwritten
-        encoder = file.encoder("adapters.", name, settings["hubert_layer"], settings["adapter_hidden_dim"], revision)
-        numbers = {"dim": encoder.dim, "sample_rate_hz": settings["sample_rate_hz"], **settings["generator"]}
-        generator = file.generator("vocoder.generator.", folder / CONFIG, numbers)
-    wanted = said["lineage"].get("encoder", {}).get("sha256")
-    if not is_included and wanted is not None and wanted != encoder.digest:
-        raise ValueError(f"{name}: the encoder's sha256 is {encoder.digest}; {folder} was exported for {wanted}")
-    return Weights(
-        encoder,
-        file.normaliser("normaliser.", encoder.dim),
-        Vocoder(file.normaliser("vocoder.normaliser.", encoder.dim), generator),
-        settings,
-        said["lineage"],
-    )
+        revision = None if is_included else settings["hubert_revision"]
+        encoder = file.encoder("adapters.", name, {**settings, "hubert_revision": revision})
+        vocoder = file.vocoder("vocoder.generator.", "vocoder.normaliser.", settings, encoder.dim, config)
+    expected = description["lineage"].get("encoder", {}).get("sha256")
+    if not is_included and expected is not None and expected != encoder.digest:
+        raise ValueError(f"{name}: the encoder's sha256 is {encoder.digest}; {folder} was exported for {expected}")
+    return Weights(encoder, file.normaliser("normaliser.", encoder.dim), vocoder, settings, description["lineage"])
 
 
 def _save_encoder(weights: Weights, name: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write the encoder, cut at its layer, as transformers does."""
+    """Write the encoder, cut at its layer, in transformers' format."""
     revision = weights.settings.get("hubert_revision") if not Path(name).is_dir() else None
-    found, _ = transformers.PreTrainedConfig.get_config_dict(name, revision=revision)
-    model_class = MODELS[found["model_type"]]
+    description, _ = transformers.PreTrainedConfig.get_config_dict(name, revision=revision)
+    model_class = MODELS[description["model_type"]]
     config = model_class.config_class.from_pretrained(name, revision=revision)
     config.num_hidden_layers = weights.encoder.layers[-1]
     model = model_class.from_pretrained(name, config=config, revision=revision, dtype=dtype)

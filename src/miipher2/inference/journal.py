@@ -1,7 +1,8 @@
-"""What is finished in a folder of restored recordings: one journal for each process that writes there.
+"""The record of a folder of restored recordings: what is finished there, and with what it was made.
 
-No file has two writers, so that any number of processes and machines may work on one folder. A record is a line; a line
-that a kill cut off is no record. What a record says is believed only where the digests of today's files agree.
+Each process writes a journal of its own, so that any number of processes and machines may share one folder. A record is
+one line; a line that a kill cut off is no record. A record counts only where the digests of today's files agree with
+it.
 """
 
 import fcntl
@@ -9,75 +10,69 @@ import hashlib
 import json
 import os
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miipher2.atomic_io import sha256_of
+import torch
+import transformers
+
+from miipher2.atomic_io import replace_durably, sha256_of
 from miipher2.audio.stream import temporary_name
+from miipher2.inference.files import Task
+from miipher2.inference.restorer import Restorer
 
-FOLDER = ".restoring"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A recording and where its restoration goes; `name` is the target's, below the folder."""
-
-    source: Path
-    target: Path
-    name: str
+FORMAT = 1  # of the results; raise it when the same weights and options come to give other results
+FOLDER, LINEAGE = ".restoring", "lineage.json"
 
 
 class Journal:
-    """The journals of one folder, read; and this process's own, written.
+    """The journals of one folder, for reading, and this process's own, for writing.
 
     Args:
-        folder: where restored recordings go; made where needed.
-        made_with: whatever decides the result beside the recording (digest of weights, options), as plain values.
+        folder: where restored recordings go; created where needed.
+        recipe: all that decides a result besides the recording, as `recipe_of` returns it.
     """
 
-    def __init__(self, folder: Path, made_with: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
         self.folder = folder
-        self.key = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
+        self.key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
         self.writer_id = uuid.uuid4().hex
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        self.reread()
+        self.reload()
         self._file = (folder / FOLDER / f"{self.writer_id}.jsonl").open("ab", buffering=0)
         _try_lock(self._file.fileno())
 
-    def reread(self) -> None:
-        """Take what other processes, or an earlier life of this one, have finished since."""
+    def reload(self) -> None:
+        """Read all journals again: other processes, or an earlier life of this one, may have finished more."""
         self._done: dict[str, list[dict[str, str]]] = {}
         for path in sorted((self.folder / FOLDER).glob("*.jsonl")):
             self._read(path)
 
     def is_done(self, task: Task, input_sha256: str) -> bool:
-        """Say whether the target is whole, and was made of this input with the same weights and options."""
-        fitting = {
+        """Return whether the target is whole, and made from this input with the same weights and options."""
+        digests = {
             record["output"]
             for record in self._done.get(task.name, ())
             if (record["input"], record["key"]) == (input_sha256, self.key)
         }
-        return bool(fitting) and task.target.is_file() and sha256_of(task.target) in fitting
+        return bool(digests) and task.target.is_file() and sha256_of(task.target) in digests
 
-    def begin(self, task: Task) -> None:
+    def record_start(self, task: Task) -> None:
         """Record that a temporary file is about to be written."""
         self._write({"begun": task.name})
 
-    def finish(self, task: Task, input_sha256: str, output_sha256: str) -> None:
+    def record_done(self, task: Task, input_sha256: str, output_sha256: str) -> None:
         """Record that the target is on the disk."""
         self._write({"done": task.name, "input": input_sha256, "key": self.key, "output": output_sha256})
 
-    def fail(self, task: Task, reason: str) -> None:
+    def record_failure(self, task: Task, reason: str) -> None:
         """Record a failure, for people; the next run tries again."""
         self._write({"failed": task.name, "reason": reason})
 
     def close(self) -> None:
-        """End the journal; an empty one is removed."""
-        path = Path(self._file.name)
-        is_empty = os.fstat(self._file.fileno()).st_size == 0
-        if is_empty:
-            path.unlink(missing_ok=True)
+        """Close the journal, and remove it where it is empty."""
+        if os.fstat(self._file.fileno()).st_size == 0:
+            Path(self._file.name).unlink(missing_ok=True)
         self._file.close()
 
     def _write(self, record: dict[str, str]) -> None:
@@ -85,8 +80,8 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _read(self, path: Path) -> None:
-        """Take the records of a journal; what a process that is gone was writing is removed."""
-        begun: set[str] = set()
+        """Read a journal; where its process is gone, remove the temporary files that it left."""
+        unfinished: set[str] = set()
         with path.open("rb") as file:
             is_orphan = _try_lock(file.fileno())
             for line in file:
@@ -96,17 +91,40 @@ class Journal:
                     continue  # cut off by a kill
                 if "done" in record:
                     self._done.setdefault(record["done"], []).append(record)
-                    begun.discard(record["done"])
+                    unfinished.discard(record["done"])
                 elif "begun" in record:
-                    begun.add(record["begun"])
+                    unfinished.add(record["begun"])
             if is_orphan:
-                for name in begun:
+                for name in unfinished:
                     target = self.folder / name
                     target.with_name(temporary_name(target.name, path.stem)).unlink(missing_ok=True)
 
 
+def recipe_of(restorer: Restorer) -> dict[str, Any]:
+    """Return what decides a result besides the recording; device and versions only round differently."""
+    return {"format": FORMAT, "weights": restorer.weights.digest(), "options": restorer.options.result_options()}
+
+
+def open_journal(restorer: Restorer, folder: Path) -> Journal:
+    """Return a folder's journal, and write `lineage.json` there: weights, training, options and versions."""
+    recipe = recipe_of(restorer)
+    journal = Journal(folder, recipe)
+    lineage = {
+        **recipe,
+        "sample_rate_hz": restorer.sample_rate_hz,
+        "settings": restorer.weights.settings,
+        "lineage": restorer.weights.lineage,
+        "device": str(restorer.device),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    temporary = folder / temporary_name(LINEAGE, journal.writer_id)
+    temporary.write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n")
+    replace_durably(temporary, folder / LINEAGE)
+    return journal
+
+
 def _try_lock(descriptor: int) -> bool:
-    """Say whether the file is held by nobody; a file system without locks says no."""
+    """Return whether no other process holds the file; on a file system without locks, False."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

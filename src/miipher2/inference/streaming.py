@@ -1,185 +1,328 @@
-"""One recording on its way through the networks: its windows out, their features in, chunks out, waves in."""
+"""Streaming: a recording of any length as windows for the encoder and chunks for the vocoder. Runs no network.
 
+A recording is read twice: for its statistics, then for its windows. At both ends it is continued by its mirror image:
+with silence, or with the zeros that convolutions are padded with, the signal steps, and the vocoder answers with a pop.
+"""
+
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
 
-from miipher2.inference.front_end import PieceFrontEnd, Scales
-from miipher2.inference.hearing import Block, Source, heard
-from miipher2.inference.threads import ahead
-from miipher2.inference.windows import Grid, Joiner
-from miipher2.models.encoder.logmel_frontend import HOP_SAMPLES, SAMPLE_RATE_HZ
+from miipher2.audio.stream_resample import Resampler
+from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
+from miipher2.inference.options import FADE_FRAMES
+from miipher2.models.encoder.conv_frontend import WaveFrontEnd
+from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd, Scales
 
-KEPT_SECONDS = 60  # a recording up to this long stays in memory between its two readings
+CACHED_SECONDS = 60  # a recording up to this long stays in memory between its two readings
+
+Block = Float32[np.ndarray, "channel time"]
+Item = TypeVar("Item")
+
+
+@runtime_checkable
+class AudioSource(Protocol):
+    """A recording that can be read from its beginning more than once; `samples` counts the values of one channel."""
+
+    sample_rate_hz: int
+    channels: int
+    samples: int
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the recording block by block."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How recordings are cut: the encoder's windows, and chunks of `chunk_frames` for the vocoder.
+class WindowGrid:
+    """Attention windows of `window` frames, of which neighbours share `overlap` frames; position alone decides them.
 
-    `halo_frames` on each side of a chunk are what its samples depend on, and as much of the recording's mirror image
-    precedes and follows it. `follow` takes the features of some frames, and how far the vocoder's fundamental is in its
-    cycle at the first of them, to that at the last.
+    In the middle of an overlap one window fades into the next. What lies nearer to a window's end is context: it is
+    attended to, and dropped. A recording of up to `window` frames is one window.
     """
 
-    grid: Grid
+    window: int
+    overlap: int
+
+    def spans(self, frames: int) -> Iterator[tuple[int, int]]:
+        """Yield the first frame of each window and the one after its last."""
+        start = 0
+        while True:
+            yield start, min(start + self.window, frames)
+            if start + self.window >= frames:
+                return
+            start += self.window - self.overlap
+
+    def ramp(self) -> Float32[np.ndarray, "overlap 1"]:
+        """Return the weight of the later window over an overlap."""
+        context = (self.overlap - FADE_FRAMES) // 2
+        steps = (np.arange(self.overlap) - context + 1) / (FADE_FRAMES + 1)
+        return steps.clip(0, 1).astype(np.float32)[:, None]
+
+
+class CrossFader:
+    """Joins the features of one channel's windows, in order, to one sequence."""
+
+    def __init__(self, grid: WindowGrid, frames: int) -> None:
+        self._overlap, self._ramp, self._frames = grid.overlap, grid.ramp(), frames
+        self._tail: Float32[np.ndarray, "overlap dim"] | None = None
+
+    def add(
+        self, start: int, stop: int, features: Float32[np.ndarray, "frame dim"]
+    ) -> Float32[np.ndarray, "joined dim"]:
+        """Add the features of the window over [start, stop) and return those that no later window changes."""
+        assert len(features) == stop - start
+        if self._tail is not None:
+            faded = self._tail + self._ramp * (features[: self._overlap] - self._tail)
+            features = np.concatenate([faded, features[self._overlap :]])
+        if stop == self._frames:
+            return features
+        self._tail = features[-self._overlap :]
+        return features[: -self._overlap]
+
+
+@dataclass(frozen=True)
+class StreamLayout:
+    """How recordings are cut.
+
+    Args:
+        grid: the encoder's windows.
+        chunk_frames: frames of the vocoder's chunks.
+        context_frames: frames on each side of a chunk that its samples depend on; as much of the mirror image precedes
+            and follows the recording.
+        sample_rate_hz, hop_samples: of the vocoder's output.
+    """
+
+    grid: WindowGrid
+    chunk_frames: int
+    context_frames: int
     sample_rate_hz: int
     hop_samples: int
-    halo_frames: int
-    chunk_frames: int
-    follow: Callable[[Float32[np.ndarray, "frame dim"], float], float]
 
 
 @dataclass(frozen=True)
 class Window:
-    """What the encoder hears at once of one channel: the values of frames [start, stop) and of their neighbourhood."""
+    """The encoder's input for frames [start, stop) of one channel, with the front end's context on both sides.
 
-    passage: "Passage"
+    Args:
+        outside_samples: how many values at the beginning and at the end of `wave` lie outside the recording.
+        scales: statistics of the whole channel.
+    """
+
+    stream: "RecordingStream"
     channel: int
     start: int
     stop: int
     wave: Float32[np.ndarray, " time"]
-    outside: tuple[int, int]
+    outside_samples: tuple[int, int]
     scales: Scales
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What the vocoder is given at once of one channel: the features of some frames, a halo on both sides.
+    """The vocoder's input for some frames of one channel, with context on both sides; the first is `first_frame`.
 
-    The first of them is frame `start` of the channel; there the vocoder's fundamental is so many `cycles` on.
+    `phase_cycles` is the phase of the vocoder's fundamental at that frame; who runs the vocoder sets it.
     """
 
-    passage: "Passage"
+    stream: "RecordingStream"
     channel: int
+    first_frame: int
     features: Float32[np.ndarray, "frame dim"]
-    start: int
-    cycles: float
+    phase_cycles: float = 0.0
 
 
-class Passage:
-    """A recording, read once for its statistics; then its windows are to be asked for and answered in order.
+class RecordingStream:
+    """One recording on its way: `windows` out, their features in, chunks out, their waves in, `finished_blocks` out.
+
+    Args:
+        front_end: of the encoder, on the CPU: the first reading runs beside the networks.
+
+    Attributes:
+        samples: values of one channel of the output.
+        failure: why the recording cannot be restored, once that is known.
+        phase_cycles: of each channel's next chunk; kept here for who runs the vocoder.
 
     Raises:
-        AudioError: the recording cannot be read to its end.
+        AudioError: the recording cannot be read to its end, or holds values that are not finite.
     """
 
-    def __init__(self, source: Source, plan: Plan, front_end: PieceFrontEnd) -> None:
-        self.source, self.plan, self._front_end = source, plan, front_end
-        self.samples = round(source.samples * plan.sample_rate_hz / source.sample_rate_hz)
-        heard_samples = -(-source.samples * SAMPLE_RATE_HZ // source.sample_rate_hz)
-        frames = max(-(-heard_samples // HOP_SAMPLES), -(-self.samples // plan.hop_samples))
-        self.frames = frames + 2 * plan.halo_frames
+    def __init__(self, source: AudioSource, layout: StreamLayout, front_end: WaveFrontEnd | LogMelFrontEnd) -> None:
+        self.source, self.layout, self._front_end = source, layout, front_end
+        self.samples = round(source.samples * layout.sample_rate_hz / source.sample_rate_hz)
+        input_samples = -(-source.samples * SAMPLE_RATE_HZ // source.sample_rate_hz)
+        frames = max(-(-input_samples // HOP_SAMPLES), -(-self.samples // layout.hop_samples))
+        self.frames = frames + 2 * layout.context_frames
         self.failure: ValueError | None = None
-        self._given = 0
-        self._kept: list[Block] | None = [] if source.samples <= KEPT_SECONDS * source.sample_rate_hz else None
-        self._scales = self._read_first()
-        self._channels = {channel: _Channel(plan, self.frames) for channel in self._scales if self.samples}
+        self.phase_cycles = [0.0] * source.channels
+        self._yielded_samples = 0
+        self._cache: list[Block] | None = [] if source.samples <= CACHED_SECONDS * source.sample_rate_hz else None
+        self._scales = self._read_statistics()
+        self._channels = {channel: _ChannelStream(layout, self.frames) for channel in self._scales if self.samples}
 
     @property
     def is_done(self) -> bool:
-        """Say whether all of it was given out, or will not be."""
-        return self._given == self.samples or self.failure is not None
+        """Return whether all of the output has been yielded, or will never be."""
+        return self._yielded_samples == self.samples or self.failure is not None
 
     def windows(self) -> Iterator[Window]:
-        """Yield the windows of all channels that are not silent, the earliest first."""
-        side = self._front_end.side_samples
-        reader = _Reader(self._heard() if self._kept is not None else ahead(self._heard(), 2), side)
-        for start, stop in self.plan.grid.spans(self.frames) if self._channels else ():
-            waves = reader.take(start * HOP_SAMPLES, stop * HOP_SAMPLES + 2 * side)
+        """Yield the windows of all channels that are not silent, in order of time."""
+        side = self._front_end.context_samples
+        blocks = prefetch(self._read(), 2) if self._cache is None else iter(self._cache)
+        reader = _SlidingReader(blocks, side)
+        for start, stop in self.layout.grid.spans(self.frames) if self._channels else ():
+            waves = reader.read(start * HOP_SAMPLES, stop * HOP_SAMPLES + 2 * side)
             outside = (side if start == 0 else 0, side if stop == self.frames else 0)
             for channel in self._channels:
                 yield Window(self, channel, start, stop, waves[channel], outside, self._scales[channel])
 
-    def hear(self, window: Window, features: Float32[np.ndarray, "frame dim"]) -> Iterator[Chunk]:
-        """Take the features of a window and yield the chunks that are now complete."""
-        for chunk in self._channels[window.channel].hear(window.start, window.stop, features):
-            yield Chunk(self, window.channel, *chunk)
+    def add_features(self, window: Window, features: Float32[np.ndarray, "frame dim"]) -> Iterator[Chunk]:
+        """Add the features of a window, and yield the chunks that are now complete."""
+        for first_frame, chunk in self._channels[window.channel].add(window.start, window.stop, features):
+            yield Chunk(self, window.channel, first_frame, chunk)
 
-    def say(self, chunk: Chunk, wave: Float32[np.ndarray, " time"]) -> None:
-        """Take the wave of a chunk, halo included."""
-        hop, halo = self.plan.hop_samples, self.plan.halo_frames
-        stop = (len(chunk.features) - halo) * hop
-        self._channels[chunk.channel].said.append(wave[halo * hop : stop])
+    def add_wave(self, chunk: Chunk, wave: Float32[np.ndarray, " time"]) -> None:
+        """Add the wave of a chunk, context included."""
+        hop, context = self.layout.hop_samples, self.layout.context_frames
+        stop = (len(chunk.features) - context) * hop
+        self._channels[chunk.channel].waves.append(wave[context * hop : stop])
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield what is finished in all channels."""
-        while not self.is_done and all(channel.said for channel in self._channels.values()):
-            left = self.samples - self._given
-            ready = {number: channel.said.popleft()[:left] for number, channel in self._channels.items()}
-            length = min([left, self.plan.chunk_frames * self.plan.hop_samples, *map(len, ready.values())])
+    def finished_blocks(self) -> Iterator[Block]:
+        """Yield the output that is complete in all channels."""
+        while not self.is_done and all(channel.waves for channel in self._channels.values()):
+            left = self.samples - self._yielded_samples
+            ready = {number: channel.waves.popleft()[:left] for number, channel in self._channels.items()}
+            length = min([left, self.layout.chunk_frames * self.layout.hop_samples, *map(len, ready.values())])
             block = np.zeros((self.source.channels, length), np.float32)
             for number, wave in ready.items():
                 block[number] = wave
-            self._given += length
+            self._yielded_samples += length
             yield block
 
-    def _read_first(self) -> dict[int, Scales]:
+    def _read_statistics(self) -> dict[int, Scales]:
         """Read the recording once; return the scales of each channel that is not silent."""
-        moments = [self._front_end.first_pass() for _ in range(self.source.channels)]
-        is_heard = np.zeros(self.source.channels, bool)
-        for block in heard(self.source, *self._extent()):
-            for channel, values in zip(moments, block, strict=True):
+        statistics = [self._front_end.statistics() for _ in range(self.source.channels)]
+        has_sound = np.zeros(self.source.channels, bool)
+        for block in self._read():
+            for channel, values in zip(statistics, block, strict=True):
                 channel.add(values)
-            is_heard |= block.any(axis=1)
-            if self._kept is not None:
-                self._kept.append(block)
-        return {number: moments[number].finish() for number in np.flatnonzero(is_heard).tolist()}
+            has_sound |= block.any(axis=1)
+            if self._cache is not None:
+                self._cache.append(block)
+        return {number: statistics[number].finish() for number in np.flatnonzero(has_sound).tolist()}
 
-    def _heard(self) -> Iterator[Block]:
-        return heard(self.source, *self._extent()) if self._kept is None else iter(self._kept)
+    def _read(self) -> Iterator[Block]:
+        """Yield the recording at 16 kHz after its mirror image, and filled up with it to `frames`."""
+        lead_samples = self.layout.context_frames * HOP_SAMPLES
+        blocks = self._resampled_blocks()
+        head: list[Block] = []
+        while sum(block.shape[1] for block in head) < lead_samples and (block := next(blocks, None)) is not None:
+            head.append(block)
+        first = np.concatenate(head, 1)
+        yield np.pad(first, ((0, 0), (lead_samples, 0)), mode="symmetric")
+        count, tail = lead_samples + first.shape[1], first
+        for block in blocks:
+            yield block
+            count += block.shape[1]
+            tail = np.concatenate([tail, block], 1)[:, -4 * lead_samples :]
+        missing = self.frames * HOP_SAMPLES - count
+        assert missing >= 0
+        yield np.pad(tail, ((0, 0), (0, missing)), mode="symmetric")[:, tail.shape[1] :]
 
-    def _extent(self) -> tuple[int, int]:
-        return self.plan.halo_frames * HOP_SAMPLES, self.frames * HOP_SAMPLES
+    def _resampled_blocks(self) -> Iterator[Block]:
+        resampler = Resampler(self.source.sample_rate_hz, SAMPLE_RATE_HZ, self.source.channels)
+        for block in self.source.blocks():
+            yield resampler.push(block)
+        yield resampler.finish()
 
 
-class _Channel:
-    """The features of one channel on their way from windows to chunks."""
+class _ChannelStream:
+    """One channel between windows and chunks, and the waves that wait for the other channels."""
 
-    def __init__(self, plan: Plan, frames: int) -> None:
-        self._plan, self._frames = plan, frames
-        self._joiner = Joiner(plan.grid, frames)
+    def __init__(self, layout: StreamLayout, frames: int) -> None:
+        self._layout, self._frames = layout, frames
+        self._fader = CrossFader(layout.grid, frames)
         self._features: Float32[np.ndarray, "frame dim"] | None = None
-        self._first = 0  # frame of the first of them
-        self._cycles = 0.0  # of the vocoder's fundamental there
-        self.said: deque[Float32[np.ndarray, " time"]] = deque()
+        self._first_frame = 0
+        self.waves: deque[Float32[np.ndarray, " time"]] = deque()
 
-    def hear(
+    def add(
         self, start: int, stop: int, features: Float32[np.ndarray, "frame dim"]
-    ) -> Iterator[tuple[Float32[np.ndarray, "frame dim"], int, float]]:
-        """Take a window's features, and yield the chunks that are complete: features, first frame and its cycles."""
-        joined = self._joiner.add(start, stop, features)
-        held = joined if self._features is None else np.concatenate([self._features, joined])
-        chunk, halo = self._plan.chunk_frames, self._plan.halo_frames
-        at_end = self._first + len(held) == self._frames
-        while len(held) >= chunk + 2 * halo or (at_end and len(held) > 2 * halo):
-            yield held[: chunk + 2 * halo], self._first, self._cycles
-            self._cycles = self._plan.follow(held[: chunk + 1], self._cycles)
-            held, self._first = held[chunk:], self._first + chunk
-        self._features = held.copy()
+    ) -> Iterator[tuple[int, Float32[np.ndarray, "frame dim"]]]:
+        """Add a window's features, and yield the first frame and the features of each complete chunk."""
+        joined = self._fader.add(start, stop, features)
+        pending = joined if self._features is None else np.concatenate([self._features, joined])
+        chunk, context = self._layout.chunk_frames, self._layout.context_frames
+        at_end = self._first_frame + len(pending) == self._frames
+        while len(pending) >= chunk + 2 * context or (at_end and len(pending) > 2 * context):
+            yield self._first_frame, pending[: chunk + 2 * context]
+            pending, self._first_frame = pending[chunk:], self._first_frame + chunk
+        self._features = pending.copy()
 
 
-class _Reader:
-    """Slices of a stream of blocks that overlap and are asked for in order; `side` zeros before it and after it."""
+class _SlidingReader:
+    """Reads overlapping slices, in order, from a stream of blocks with `side` zeros before and after it."""
 
     def __init__(self, blocks: Iterator[Block], side: int) -> None:
         self._blocks, self._side = blocks, side
-        self._held: Block | None = None
+        self._pending: Block | None = None
         self._start = 0
 
-    def take(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> Block:
         """Return the values [start, stop), counted from the first of the zeros before the stream."""
-        if self._held is None:
-            self._held = np.pad(next(self._blocks), ((0, 0), (self._side, 0)))
-        parts, length = [self._held[:, start - self._start :]], self._held.shape[1] - (start - self._start)
+        if self._pending is None:
+            self._pending = np.pad(next(self._blocks), ((0, 0), (self._side, 0)))
+        parts = [self._pending[:, start - self._start :]]
+        length = parts[0].shape[1]
         while length < stop - start:
             block = next(self._blocks, None)
             if block is None:
                 block = np.zeros((len(parts[0]), self._side), np.float32)
             parts.append(block)
             length += block.shape[1]
-        self._held, self._start = np.concatenate(parts, 1), start
-        return self._held[:, : stop - start]
+        self._pending, self._start = np.concatenate(parts, 1), start
+        return self._pending[:, : stop - start]
+
+
+def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """Yield items that a thread reads up to `depth` ahead; raise here what it raises."""
+    waiting: queue.Queue[tuple[str, object]] = queue.Queue(depth)
+    is_closed = threading.Event()
+
+    def put(kind: str, value: object) -> None:
+        while not is_closed.is_set():
+            try:
+                waiting.put((kind, value), timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if is_closed.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer's thread
+            put("error", error)
+
+    thread = threading.Thread(target=read, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = waiting.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        is_closed.set()
+        thread.join()

@@ -129,11 +129,11 @@ class SpeechEncoder(nn.Module):
             raise ValueError("waves of 0 samples; should hold at least one")
         waves = F.pad(waves, (0, frames * HOP_SAMPLES - waves.shape[1]))
         if valid_frames is None or _are_all_valid(valid_frames, frames):  # attention is faster without a mask
-            return EncoderFrames(self._project(self.front_end(waves)), None)
+            return EncoderFrames(self.project(self.front_end(waves)), None)
         counts = valid_frames.to(waves.device, non_blocking=True)
         valid = torch.arange(frames, device=waves.device) < counts[:, None]
         waves = waves.masked_fill(~valid[:, :, None].expand(-1, -1, HOP_SAMPLES).flatten(1), 0)
-        hidden = self._project(self.front_end(waves, counts))
+        hidden = self.project(self.front_end(waves, counts))
         # The positional convolution reads beyond the last valid frame, where an utterance alone has zeros.
         return EncoderFrames(hidden.masked_fill(~valid[..., None], 0), valid)
 
@@ -175,7 +175,8 @@ class SpeechEncoder(nn.Module):
         """Return the features of 16 kHz waves: T seconds give 50 T frames."""
         return self.encode_frames(self.extract_frames(waves, valid_frames), adapted)
 
-    def _project(self, frames: Tensor) -> Tensor:
+    def project(self, frames: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame hidden_dim"]:
+        """Return the front end's frames as the input of the first layer."""
         projected = self.projection(frames)
         return projected[0] if isinstance(projected, tuple) else projected  # all but HuBERT add its input
 

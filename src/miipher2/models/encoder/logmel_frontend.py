@@ -1,32 +1,63 @@
-"""From a 16 kHz wave to what an encoder's layers are fed, 50 frames a second, without anything learnt: log-mel."""
+"""Log-mel front end: 16 kHz waves to the input of an encoder's layers, 50 frames a second, with no learnt weights.
+
+`Scales` is what both front ends (see `conv_frontend`) take over the whole of a recording; with the scales of the whole,
+a part of a recording gives the whole's frames.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Float32, Int
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank, window_function
 
-SAMPLE_RATE_HZ = 16_000
-HOP_SAMPLES = 320
+from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
+
+EPSILON = 1e-7  # added to a variance, as transformers' feature extractors do
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Statistics over time of whole recordings, one row each: x becomes (x - shift) * scale.
+
+    Args:
+        shift, scale: of the wave, or of each log-mel band.
+        gain, offset: HuBERT's GroupNorm as a factor and a summand of each channel of the first convolution; None for
+            encoders without one.
+    """
+
+    shift: Float[Tensor, "batch *band"]
+    scale: Float[Tensor, "batch *band"]
+    gain: Float[Tensor, "batch dim"] | None = None
+    offset: Float[Tensor, "batch dim"] | None = None
+
+    @classmethod
+    def stack(cls, rows: Sequence["Scales"], device: torch.device) -> "Scales":
+        """Return the scales of a batch on a device."""
+        columns = [[getattr(row, field.name) for row in rows] for field in fields(cls)]
+        stacked: list[Any] = [None if column[0] is None else torch.cat(column).to(device) for column in columns]
+        return cls(*stacked)
 
 
 class LogMelFrontEnd(nn.Module):
-    """Kaldi's log-mel as w2v-BERT 2.0 hears it, two frames of 10 ms stacked to one of 20 ms.
+    """Kaldi's log-mel as in w2v-BERT 2.0: two frames of 10 ms stacked to one of 20 ms.
 
     Args:
         mels: bands from 20 Hz to 8 kHz.
         normalise: "utterance" (each band to mean 0 and variance 1 over the valid part, as facebook/w2v-bert-2.0), or
-            "fixed" (by `mean` and `std`, so that a frame does not depend on the rest of the file).
+            "fixed" (by `mean` and `std`, so that a frame does not depend on the rest of the recording).
         mean, std: for "fixed": one number, or one for each band, in natural log of power at 16-bit scale.
-        mirror: feed [m, -m]: the LayerNorm that follows would erase a level common to all bands.
+        mirror: return [m, -m]: the LayerNorm that follows would erase a level common to all bands.
 
     Raises:
         ValueError: `normalise` is neither, `mean` and `std` do not go with it, or have another number of bands.
     """
 
+    context_samples = HOP_SAMPLES  # on each side; frames depend on 120 more values, but whole frames are simpler
     mean: Tensor
     std: Tensor
     window: Tensor
@@ -42,16 +73,14 @@ class LogMelFrontEnd(nn.Module):
     ) -> None:
         super().__init__()
         if normalise not in ("utterance", "fixed"):
-            raise ValueError(f"normalise={normalise!r}: should be 'utterance' or 'fixed'")
+            raise ValueError(f"normalise={normalise!r}; should be 'utterance' or 'fixed'")
         if (normalise == "fixed") != (mean is not None) or (normalise == "fixed") != (std is not None):
-            raise ValueError(
-                f"normalise={normalise!r} with mean={mean}, std={std}: both go with 'fixed', and only there"
-            )
-        self.mels, self.normalise, self.mirror = mels, normalise, mirror
-        if normalise == "fixed":
-            # Buffers of the state: they are part of what the encoder is, and of its digest.
-            self.register_buffer("mean", _bands("mean", mean, mels))
-            self.register_buffer("std", _bands("std", std, mels))
+            raise ValueError(f"normalise={normalise!r}, mean={mean}, std={std}; mean and std both go with 'fixed' only")
+        self.mels, self.is_fixed, self.mirror = mels, normalise == "fixed", mirror
+        if self.is_fixed:
+            # Persistent: they are part of the encoder and of its digest.
+            self.register_buffer("mean", _per_band("mean", mean, mels))
+            self.register_buffer("std", _per_band("std", std, mels))
         window = torch.from_numpy(window_function(400, "povey", periodic=False)).float()
         filters = mel_filter_bank(
             num_frequency_bins=257,
@@ -76,12 +105,16 @@ class LogMelFrontEnd(nn.Module):
     ) -> Float[Tensor, "batch frame dim"]:
         """Return the frames of waves that are whole frames long and zero after their valid part."""
         mel = self.log_mel(waves)
-        if self.normalise == "fixed":
-            mel = (mel - self.mean) / self.std
-        else:
-            mel = _normalise_bands(mel, None if valid_frames is None else valid_frames * 2)
-        stacked = mel.reshape(len(mel), -1, self.mels * 2)
-        return torch.cat([stacked, -stacked], -1) if self.mirror else stacked
+        if self.is_fixed:
+            return self.stack(mel)
+        if valid_frames is None:
+            valid_frames = torch.full((len(mel),), waves.shape[1] // HOP_SAMPLES, device=mel.device)
+        valid = (torch.arange(mel.shape[1], device=mel.device) < 2 * valid_frames[:, None])[..., None]
+        count = 2 * valid_frames[:, None, None]
+        mean = mel.masked_fill(~valid, 0).sum(1, keepdim=True) / count
+        variance = (mel - mean).masked_fill(~valid, 0).square().sum(1, keepdim=True) / (count - 1)
+        scales = Scales(mean[:, 0], torch.rsqrt(variance + EPSILON)[:, 0])
+        return self.stack(mel, scales).masked_fill(~valid[:, ::2], 0)
 
     def log_mel(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch half_frame mel"]:
         """Return the log-mel itself, 100 frames a second, before it is standardised.
@@ -90,16 +123,77 @@ class LogMelFrontEnd(nn.Module):
         """
         with torch.autocast(waves.device.type, enabled=False):
             # 400 values every 160: 120 more on each side make 1 s exactly 100 frames.
-            frames = F.pad(waves.float() * 2**15, (120, 120)).unfold(-1, 400, 160)
-            frames = frames - frames.mean(-1, keepdim=True)
-            previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
-            spectrum = torch.fft.rfft((frames - 0.97 * previous) * self.window, n=512)
+            spectrum = self.spectrum(F.pad(waves.float() * 2**15, (120, 120)).unfold(-1, 400, 160))
             power = spectrum.real.square() + spectrum.imag.square()
             return (power @ self.filters).clamp_min(torch.finfo(torch.float32).eps).log()
 
+    def spectrum(self, frames: Float[Tensor, "*batch 400"]) -> Complex[Tensor, "*batch 257"]:
+        """Return the spectrum of each 16-bit frame, mean removed, pre-emphasised and windowed: linear in the frame."""
+        frames = frames - frames.mean(-1, keepdim=True)
+        previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
+        return torch.fft.rfft((frames - 0.97 * previous) * self.window, n=512)
+
+    def stack(
+        self, mel: Float[Tensor, "batch half_frame mel"], scales: Scales | None = None
+    ) -> Float[Tensor, "batch frame dim"]:
+        """Return frames of a log-mel, standardised by `scales` or, where the statistics are fixed, by those."""
+        if scales is None or self.is_fixed:
+            mel = (mel - self.mean) / self.std
+        else:
+            mel = (mel - scales.shift[:, None]) * scales.scale[:, None]
+        stacked = mel.reshape(mel.shape[0], -1, self.mels * 2)
+        return torch.cat([stacked, -stacked], -1) if self.mirror else stacked
+
+    def standardise(self, waves: Float[Tensor, "batch time"], scales: Scales) -> Float[Tensor, "batch time"]:
+        """Return the waves as they are: the log-mel is standardised, not the wave."""
+        return waves
+
+    def frames(self, waves: Float[Tensor, "batch time"], scales: Scales) -> Float[Tensor, "batch frame dim"]:
+        """Return the frames of standardised waves that have `context_samples` more on each side."""
+        return self.stack(self.log_mel(waves)[:, 2:-2], scales)
+
+    def statistics(self) -> "LogMelStatistics":
+        """Return an accumulator for the scales of one recording, read block by block."""
+        return LogMelStatistics(self)
+
+
+class LogMelStatistics:
+    """Mean and unbiased variance of each log-mel band of one recording, whose length should be whole frames."""
+
+    def __init__(self, front_end: LogMelFrontEnd) -> None:
+        self._front_end = front_end
+        self._count = 0
+        self._sum = torch.zeros(front_end.mels, dtype=torch.float64)
+        self._sum_squares = torch.zeros_like(self._sum)
+        self._pending = np.zeros(HOP_SAMPLES, np.float32)  # silence precedes the recording, and follows it
+
+    def add(self, block: Float32[np.ndarray, " time"]) -> None:
+        """Add the next values of the recording."""
+        if self._front_end.is_fixed:
+            return
+        values = np.concatenate([self._pending, block])
+        frames = max(0, len(values) // HOP_SAMPLES - 2)
+        self._pending = values[frames * HOP_SAMPLES :]
+        if frames:
+            with torch.inference_mode():
+                waves = torch.from_numpy(values[None, : (frames + 2) * HOP_SAMPLES])
+                mel = self._front_end.log_mel(waves)[0, 2:-2].double()
+            self._count += len(mel)
+            self._sum += mel.sum(0)
+            self._sum_squares += mel.square().sum(0)
+
+    def finish(self) -> Scales:
+        """Return the scales of all that was added; a front end with fixed statistics ignores them."""
+        if self._front_end.is_fixed:
+            return Scales(torch.zeros(1, self._front_end.mels), torch.ones(1, self._front_end.mels))
+        self.add(np.zeros(HOP_SAMPLES, np.float32))
+        mean = self._sum / self._count
+        variance = (self._sum_squares - self._count * mean.square()).clamp_min(0) / (self._count - 1)
+        return Scales(mean.float()[None], torch.rsqrt(variance + EPSILON).float()[None])
+
 
 def log_mel_front_end(config: Any) -> LogMelFrontEnd:
-    """Return the front end of a w2v-BERT 2.0 config: as its attribute `miipher2_front_end` says, or Meta's.
+    """Return the front end of a w2v-BERT 2.0 config: as its attribute `miipher2_front_end` describes it, or Meta's.
 
     Raises:
         ValueError: its frames are of another size than the model's input.
@@ -114,24 +208,11 @@ def log_mel_front_end(config: Any) -> LogMelFrontEnd:
     return front_end
 
 
-def _bands(name: str, value: float | Sequence[float] | None, mels: int) -> Float[Tensor, " mel"]:
+def _per_band(name: str, value: float | Sequence[float] | None, mels: int) -> Float[Tensor, " mel"]:
     """Return one number for each band."""
-    given = torch.as_tensor(value, dtype=torch.float32)
-    if given.ndim and given.shape != (mels,):
-        raise ValueError(f"{name} has {tuple(given.shape)} values; should be one, or one for each of {mels} bands")
-    if name == "std" and not bool((given > 0).all()):
-        raise ValueError(f"std={value}: should be greater than 0")
-    return given.expand(mels).clone()
-
-
-def _normalise_bands(
-    mel: Float[Tensor, "batch half_frame mel"], lengths: Int[Tensor, " batch"] | None
-) -> Float[Tensor, "batch half_frame mel"]:
-    """Return bands of mean 0 and unbiased variance 1 over each row's first `lengths` frames, zero after them."""
-    if lengths is None:
-        lengths = torch.full((len(mel),), mel.shape[1], device=mel.device)
-    valid = (torch.arange(mel.shape[1], device=mel.device) < lengths[:, None])[..., None]
-    count = lengths[:, None, None]
-    centred = (mel - mel.masked_fill(~valid, 0).sum(1, keepdim=True) / count).masked_fill(~valid, 0)
-    variance = centred.square().sum(1, keepdim=True) / (count - 1)
-    return centred * torch.rsqrt(variance + 1e-7)
+    numbers = torch.as_tensor(value, dtype=torch.float32)
+    if numbers.ndim and numbers.shape != (mels,):
+        raise ValueError(f"{name} has {tuple(numbers.shape)} values; should be one, or one for each of {mels} bands")
+    if name == "std" and not bool((numbers > 0).all()):
+        raise ValueError(f"std={value}; should be greater than 0")
+    return numbers.expand(mels).clone()
