@@ -51,9 +51,8 @@ def test_odd_names_are_kept_and_distinguished(tmp_path: Path, miipher2: Command,
     assert files(tmp_path / "out") == {os.fsencode(name) for name in [*names, "same.mp3.wav"]}
     result = miipher2("restore", tmp_path / "in", tmp_path / "out", *weights_args)
     assert result.out.startswith("0 restored, 7 already there")
-    result = miipher2(
-        "restore", tmp_path / "in/no suffix", tmp_path / "one.wav", *weights_args
-    )  # given by name, it is restored
+    # Given by name, it is restored.
+    result = miipher2("restore", tmp_path / "in/no suffix", tmp_path / "one.wav", *weights_args)
     assert result.code == 0, result.error
     shards = [
         miipher2("restore", tmp_path / "in", tmp_path / "out", *weights_args, "--shard", f"{i}/2") for i in (1, 2)
@@ -130,5 +129,5 @@ def test_terminal_shows_speed_and_remaining_time(
     total = ((tmp_path / "in/long.wav").stat().st_size + 8) / 1e6
     assert "100%|" in bars[-1]
     assert f"{total:.2f}M/{total:.2f}M" in bars[-1]  # failed files count as done
-    assert any(re.search(r"\[00:0\d<00:0\d, .*B/s, \d+\.\d x real time\]", bar) for bar in bars[:-1])
+    assert any(re.search(r"\[\d\d:\d\d<\d\d:\d\d, .*B/s, \d+\.\d x real time\]", bar) for bar in bars[:-1])
     assert max(map(len, bars)) <= (columns or 100)
