@@ -67,9 +67,7 @@ def test_reference_to_a_changed_encoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_error_names_what_is_wrong_with_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"bundle.json: missing; should be in .* that `miipher2 export` wrote"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"bundle.json: missing; should be in .* that `miipher2 export` wrote"):
         Restorer.from_bundle(tmp_path)
     publish_all(tmp_path, "hubert", absolute=True)
     weights = load(tmp_path).weights

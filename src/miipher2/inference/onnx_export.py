@@ -36,7 +36,7 @@ class AdaptedEncoder(nn.Module):
         self.encoder = copy.deepcopy(encoder)
         for block in self.encoder.modules():
             if isinstance(block, AdaptedBlock):
-                block.active = True
+                block.is_active = True
 
     def forward(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch frame dim"]:
         """Return cleaned features."""
@@ -106,7 +106,7 @@ class TracedVocos(nn.Module):
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves."""
         spectrum = torch.cat(self.generator.spectrum(self.normaliser(features)), -1)
-        return self.generator.join(spectrum @ self.matrix)
+        return self.generator.overlap_add(spectrum @ self.matrix)
 
 
 def check_exportable(weights: Weights) -> None:

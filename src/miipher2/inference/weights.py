@@ -19,7 +19,7 @@ from miipher2.config.paths import folder_or_hub_name
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.encoder.from_pretrained import load_encoder
-from miipher2.models.vocoder.generator import Generator, ChunkPosition
+from miipher2.models.vocoder.generator import ChunkPosition, Generator
 from miipher2.models.vocoder.registry import load_exported_generator
 
 ENCODER_KEYS = ("hubert_model_name", "hubert_layer", "hubert_revision")
@@ -42,7 +42,9 @@ class Vocoder(nn.Module):
         """Return waves of `generator.hop_samples` values for each frame."""
         return self.generator(self.normaliser(features))
 
-    def forward_chunk(self, features: Float[Tensor, "batch frame dim"], position: ChunkPosition) -> Float[Tensor, "batch time"]:
+    def forward_chunk(
+        self, features: Float[Tensor, "batch frame dim"], position: ChunkPosition
+    ) -> Float[Tensor, "batch time"]:
         """Return the waves of chunks of recordings."""
         return self.generator.forward_chunk(self.normaliser(features), position)
 
