@@ -1,9 +1,9 @@
-"""Judge the shipped mini model on voices that nobody learnt from, and write the tables of docs/model_card.md anew.
+"""Evaluate the shipped mini model on voices outside its training data, and update the tables of docs/model_card.md.
 
 uv run benchmarks/mini_model.py [--split test] [--utterances 60] [--write]
 
 The recordings are those of data/mini_speech/{valid,test} (stages/gather_mini_speech.py). They are degraded by the code
-below, which shares nothing with the degradations of training, then restored and measured by the command line.
+below, which is independent of the degradations of training, then restored and measured by the command line.
 """
 
 import argparse
@@ -19,44 +19,42 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 from jaxtyping import Float64
-from results_table import replaced, tables
+from results_table import format_tables, replace_tables
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from miipher2.cli.weights_options import SHIPPED
+from miipher2.cli.restore import SHIPPED
 from miipher2.config.paths import ROOT
-from miipher2.evaluation.bootstrap import Bootstrap
 from miipher2.evaluation.evaluate import Evaluation, Row
-from miipher2.evaluation.metrics.feature_error import Features, feature_errors, ratios
+from miipher2.evaluation.metrics.feature_error import Features, error_ratios, feature_errors
 from miipher2.evaluation.metrics.registry import VALUES
-from miipher2.evaluation.summary import table
+from miipher2.evaluation.summary import Bootstrap, summarise
 from miipher2.inference.restorer import Restorer
 
 RATE_HZ = 16_000
 Wave = Float64[np.ndarray, " time"]
-Chance = np.random.Generator
-ENGLISH = "kokoro"  # the voices whose words the recogniser knows
-OF_EACH_VOICE = ("dnsmos_ovrl", "distillmos", "estoi", "speaker_cosine", "log_spectral_distance", "pitch_error")
+ENGLISH = "kokoro"  # the prefix of English voices, whose words are recognised
+VOICE_METRICS = ("dnsmos_ovrl", "distillmos", "estoi", "speaker_cosine", "log_spectral_distance", "pitch_error")
 SYSTEMS = ("degraded", "restored")
 BEGIN, END = "<!-- tables: benchmarks/mini_model.py -->", "<!-- end of tables -->"
 
 
 def main() -> None:
-    """Degrade, restore, measure, and write the tables where asked."""
+    """Degrade, restore and measure; write the tables with --write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=("valid", "test"), default="test", help="choose on valid, measure on test")
     parser.add_argument("--speech", type=Path, default=ROOT / "data/mini_speech", metavar="DIR", help="gathered speech")
     parser.add_argument("--utterances", type=int, default=60, metavar="N", help="spread over the speakers (60)")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="judge this one instead of what ships")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="evaluate this one instead of what ships")
     parser.add_argument("--out", type=Path, default=ROOT / "exp/mini_model", metavar="DIR", help="(exp/mini_model)")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/model_card.md")
     options = parser.parse_args()
     out = options.out / options.split
     shutil.rmtree(out, ignore_errors=True)
-    for path in chosen(options.speech / options.split, options.utterances):
+    for path in select_recordings(options.speech / options.split, options.utterances):
         write_pair(path, out, f"{path.parent.name}_{path.stem}")
     weights = [] if options.bundle is None else ["--bundle", str(options.bundle)]
     for source, target in (("degraded", "restored"), ("clean", "passed")):
-        command("restore", out / source, out / target, *weights)
+        run_command("restore", out / source, out / target, *weights)
     measured = {
         "Degraded speech": ("clean", "degraded", "restored"),
         "Clean speech passed through (`degraded` is the clean recording itself)": ("clean", "clean", "passed"),
@@ -64,11 +62,11 @@ def main() -> None:
     results = {title: out / f"results_{folders[2]}" for title, folders in measured.items()}
 
     def measure(title: str) -> None:
-        command("evaluate", *(out / folder for folder in measured[title]), "--out", results[title])
+        run_command("evaluate", *(out / folder for folder in measured[title]), "--out", results[title])
 
     with ThreadPoolExecutor(len(measured)) as side_by_side:
         list(side_by_side.map(measure, measured))
-    parts = [f"### {title}\n\n{tables(folder)}\n{voices(folder)}" for title, folder in results.items()]
+    parts = [f"### {title}\n\n{format_tables(folder)}\n{format_voices(folder)}" for title, folder in results.items()]
     if english := [path.name for path in sorted((out / "clean").iterdir()) if path.name.startswith(ENGLISH)]:
         folders = [out / "english" / name for name in ("clean", "degraded", "restored")]
         for folder in folders:
@@ -76,19 +74,19 @@ def main() -> None:
             for name in english:
                 shutil.copyfile(out / folder.name / name, folder / name)
         words = ("--language", "en", "--metrics", "characters", "--out", out / "results_english")
-        command("evaluate", *folders, *words)
-        parts.append(f"### The words of the English voice\n\n{tables(out / 'results_english')}")
-    parts.append(features_told(out, options.bundle or ROOT / SHIPPED))
-    made = "\n".join(parts)
-    print(made)
+        run_command("evaluate", *folders, *words)
+        parts.append(f"### The words of the English voice\n\n{format_tables(out / 'results_english')}")
+    parts.append(format_feature_errors(out, options.bundle or ROOT / SHIPPED))
+    tables = "\n".join(parts)
+    print(tables)
     if options.write:
         page = ROOT / "docs/model_card.md"
-        page.write_text(replaced(page.read_text(), made, BEGIN, END))
+        page.write_text(replace_tables(page.read_text(), tables, BEGIN, END))
         print(f"wrote {page}")
 
 
-def chosen(folder: Path, count: int) -> list[Path]:
-    """Return as many recordings of each speaker, evenly spread over his."""
+def select_recordings(folder: Path, count: int) -> list[Path]:
+    """Return about `count` recordings, equally many of each speaker, evenly spread."""
     speakers = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not speakers:
         raise SystemExit(f"{folder}: holds no speakers; make it with stages/gather_mini_speech.py")
@@ -101,21 +99,21 @@ def _spread(paths: list[Path], count: int) -> list[Path]:
 
 
 def write_pair(path: Path, out: Path, name: str) -> None:
-    """Write a recording and its degraded form; what is done to it follows from its name alone."""
+    """Write a recording and its degraded form; the degradation depends on its name alone."""
     clean, rate_hz = sf.read(path, dtype="float64")
     if rate_hz != RATE_HZ:
         raise SystemExit(f"{path}: has {rate_hz} Hz; should have {RATE_HZ}")
     rng = np.random.default_rng(list(name.encode()))
     clean = clean * (10 ** (rng.uniform(-30, -20) / 20) / max(_rms(clean), 1e-9))
     clean = clean * min(1.0, 0.9 / np.abs(clean).max())
-    kinds = sorted(KINDS)
-    degraded = KINDS[kinds[int(rng.integers(len(kinds)))]](clean, rng)
+    names = sorted(DEGRADATIONS)
+    degraded = DEGRADATIONS[names[int(rng.integers(len(names)))]](clean, rng)
     for folder, wave in (("clean", clean), ("degraded", degraded)):
         (out / folder).mkdir(parents=True, exist_ok=True)
         sf.write(out / folder / f"{name}.flac", np.clip(wave, -1, 1), RATE_HZ)
 
 
-def noisy(clean: Wave, rng: Chance) -> Wave:
+def add_noise(clean: Wave, rng: np.random.Generator) -> Wave:
     """Add noise whose spectrum falls by 0 to 6 dB an octave, at 0 to 15 dB."""
     slope = rng.uniform(0, 1)
     spectrum = np.fft.rfft(rng.standard_normal(len(clean)))
@@ -123,7 +121,7 @@ def noisy(clean: Wave, rng: Chance) -> Wave:
     return clean + noise * _rms(clean) / _rms(noise) / 10 ** (rng.uniform(0, 15) / 20)
 
 
-def reverberant(clean: Wave, rng: Chance) -> Wave:
+def add_reverberation(clean: Wave, rng: np.random.Generator) -> Wave:
     """Convolve with noise that decays by 60 dB in 0.2 to 0.8 s, the direct sound 0 to 6 dB above it."""
     decay = rng.uniform(0.2, 0.8)
     time = np.arange(int(decay * RATE_HZ)) / RATE_HZ
@@ -134,32 +132,32 @@ def reverberant(clean: Wave, rng: Chance) -> Wave:
     return fftconvolve(clean, response)[: len(clean)]
 
 
-def noisy_room(clean: Wave, rng: Chance) -> Wave:
-    """Do both."""
-    return noisy(reverberant(clean, rng), rng)
+def add_reverberation_and_noise(clean: Wave, rng: np.random.Generator) -> Wave:
+    """Add reverberation, then noise."""
+    return add_noise(add_reverberation(clean, rng), rng)
 
 
-def telephone(clean: Wave, rng: Chance) -> Wave:
+def simulate_telephone(clean: Wave, rng: np.random.Generator) -> Wave:
     """Keep 300 to 3400 Hz, and 6 to 8 bits by the mu-law."""
-    band = sosfilt(butter(6, (300, 3400), "bandpass", fs=RATE_HZ, output="sos"), noisy(clean, rng))
+    band = sosfilt(butter(6, (300, 3400), "bandpass", fs=RATE_HZ, output="sos"), add_noise(clean, rng))
     peak = np.abs(band).max()
     bits = 2 ** rng.integers(5, 8)
-    squeezed = np.sign(band) * np.log1p(255 * np.abs(band) / peak) / np.log(256)
-    return peak * np.sign(squeezed) * (256 ** np.abs(np.round(squeezed * bits) / bits) - 1) / 255
+    compressed = np.sign(band) * np.log1p(255 * np.abs(band) / peak) / np.log(256)
+    return peak * np.sign(compressed) * (256 ** np.abs(np.round(compressed * bits) / bits) - 1) / 255
 
 
-def clipped(clean: Wave, rng: Chance) -> Wave:
-    """Cut the loudest 2 to 15 % of values off, and add a little noise."""
+def clip(clean: Wave, rng: np.random.Generator) -> Wave:
+    """Clip the loudest 2 to 15 % of values, and add a little noise."""
     limit = np.quantile(np.abs(clean), 1 - rng.uniform(0.02, 0.15))
     return np.clip(clean, -limit, limit) + 0.02 * _rms(clean) * rng.standard_normal(len(clean))
 
 
-KINDS: dict[str, Callable[[Wave, Chance], Wave]] = {
-    "noisy": noisy,
-    "reverberant": reverberant,
-    "noisy_room": noisy_room,
-    "telephone": telephone,
-    "clipped": clipped,
+DEGRADATIONS: dict[str, Callable[[Wave, np.random.Generator], Wave]] = {
+    "noisy": add_noise,
+    "reverberant": add_reverberation,
+    "noisy_room": add_reverberation_and_noise,
+    "telephone": simulate_telephone,
+    "clipped": clip,
 }
 
 
@@ -167,51 +165,51 @@ def _rms(wave: Wave) -> float:
     return float(np.sqrt(np.square(wave).mean()))
 
 
-def voices(results: Path) -> str:
-    """Return each voice's means, degraded and restored, as Markdown; the voice stands in a recording's name."""
+def format_voices(results: Path) -> str:
+    """Return each voice's means, degraded and restored, as Markdown; a recording's name begins with its voice."""
     with (results / "evaluate.csv").open(newline="") as file:
         rows = tuple(_row(line) for line in csv.DictReader(file))
-    lines = table(Evaluation(rows, ("restored",), RATE_HZ), Bootstrap(100, 0.95, 0))
-    means = {(line.label, line.metric, line.system): line.value.mean for line in lines if line.sort == "voice"}
-    made = f"| voice | {' | '.join(VALUES[metric].label for metric in OF_EACH_VOICE)} |\n"
-    made += "|---" * (len(OF_EACH_VOICE) + 1) + "|\n"
+    lines = summarise(Evaluation(rows, ("restored",), RATE_HZ), Bootstrap(100, 0.95, 0)).lines
+    means = {(line.label, line.metric, line.system): line.value.mean for line in lines if line.label_name == "voice"}
+    table = f"| voice | {' | '.join(VALUES[metric].label for metric in VOICE_METRICS)} |\n"
+    table += "|---" * (len(VOICE_METRICS) + 1) + "|\n"
     for voice in sorted({label for label, _, _ in means}):
         cells = [
             " to ".join(f"{means[voice, metric, system]:.{VALUES[metric].decimals}f}" for system in SYSTEMS)
             if (voice, metric, "restored") in means
             else "–"
-            for metric in OF_EACH_VOICE
+            for metric in VOICE_METRICS
         ]
-        made += f"| {voice} | {' | '.join(cells)} |\n"
-    return made
+        table += f"| {voice} | {' | '.join(cells)} |\n"
+    return table
 
 
 def _row(line: dict[str, str]) -> Row:
-    """Return an utterance again from its line of the CSV file, labelled with its voice."""
-    keys = [f"{metric}/{system}" for metric in OF_EACH_VOICE for system in SYSTEMS]
+    """Return an utterance's row from its line of the CSV file, labelled with its voice."""
+    keys = [f"{metric}/{system}" for metric in VOICE_METRICS for system in SYSTEMS]
     values = {key: float(line[key]) for key in keys if line.get(key)}
     labels = {"voice": (line["name"].rpartition("_")[0],)}
     return Row(line["name"], float(line["seconds"]), values, is_counted=line["counted"] == "yes", labels=labels)
 
 
-def features_told(out: Path, bundle: Path) -> str:
-    """Return how much of the degraded features' error the adapters leave, over all frames."""
+def format_feature_errors(out: Path, bundle: Path) -> str:
+    """Return the ratio of the cleaned to the degraded features' error, over all frames."""
     restorer = Restorer.from_bundle(bundle, root=ROOT)
     errors: dict[str, float] = defaultdict(float)
     for path in sorted((out / "clean").iterdir()):
         clean, degraded = (sf.read(each, dtype="float32")[0] for each in (path, out / "degraded" / path.name))
-        made = [restorer.normalised_features(clean, adapted=False)]
-        made += [restorer.normalised_features(degraded, adapted=adapted) for adapted in (False, True)]
-        for name, value in feature_errors(Features(*made)).items():
-            errors[name] += value * len(made[0])
-    left = ratios(errors)
+        features = [restorer.normalised_features(clean, adapted=False)]
+        features += [restorer.normalised_features(degraded, adapted=adapted) for adapted in (False, True)]
+        for name, value in feature_errors(Features(*features)).items():
+            errors[name] += value * len(features[0])
+    left = error_ratios(errors)
     return (
         f"### Features\n\nThe adapters leave {left['ratio']:.2f} of the degraded features' squared error, "
         f"and {left['l1_ratio']:.2f} of the absolute one.\n"
     )
 
 
-def command(*words: str | Path) -> None:
+def run_command(*words: str | Path) -> None:
     """Run the command line as a user would."""
     subprocess.run([sys.executable, "-m", "miipher2.cli.main", *map(str, words)], check=True, cwd=ROOT)
 

@@ -1,12 +1,12 @@
-"""What restoring costs at full size, with random weights: real-time factor, peak memory, share of each part.
+"""Cost of restoring at full size, with random weights: real-time factor, peak memory, share of each part.
 
     uv run benchmarks/restore.py [--seconds 60] [--device cpu] [--precisions fp32 bf16] [--batch-sizes 1 8]
                                  [--generators hifigan vocos]
 
-HuBERT-base's shape cut at layer 6, adapters of 768, HiFi-GAN V1 or Vocos at 24 kHz; a WAV in, a WAV out. The real-time
-factor is this machine's, under whatever else it does; beside it stands the factor that the counted work would have at
-the rate of a large matrix product measured just before and just after, and the ratio of the two. Each case is a process
-of its own, so that its peak memory is its own.
+HuBERT-base's shape cut at layer 6, adapters of 768, HiFi-GAN V1 or Vocos at 24 kHz; from WAV to WAV. The real-time
+factor depends on the machine and its load; beside it are the factor that the counted operations would have at the rate
+of a large matrix product, measured just before and after, and the ratio of the two. Each case runs in a process of its
+own, for its peak memory.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from transformers import HubertConfig, HubertModel
 from miipher2.audio.stream import RecordingWriter
 from miipher2.inference.batch_job import Job
 from miipher2.inference.bundle import save_bundle
-from miipher2.inference.journal import Task
-from miipher2.inference.restorer import Options, Restorer
+from miipher2.inference.files import Task
+from miipher2.inference.restorer import Restorer
 from miipher2.inference.weights import Vocoder, Weights
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.encoder.from_pretrained import load_encoder
@@ -70,17 +70,17 @@ def main() -> None:
                     case |= {"seconds": options.seconds, "device": options.device}
                     case |= {"chunk_seconds": options.chunk_seconds}
                     command = [sys.executable, __file__, "--case", json.dumps(case)]
-                    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-                    print(f"{generator} {describe(found)}", flush=True)
+                    figures = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+                    print(f"{generator} {describe(figures)}", flush=True)
 
 
-def describe(found: dict[str, Any]) -> str:
-    """Return a line."""
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in found["shares"].items())
-    case = f"{found['precision']} batch {found['batch_size']}, {found['gflop']:.1f} GFLOP for a second of audio"
+def describe(figures: dict[str, Any]) -> str:
+    """Return the figures of a case as one line."""
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in figures["shares"].items())
+    case = f"{figures['precision']} batch {figures['batch_size']}, {figures['gflop']:.1f} GFLOP for a second of audio"
     return (
-        f"{case}: real-time factor {found['factor']:.3f}, roofline {found['roofline']:.3f}, "
-        f"ratio {found['factor'] / found['roofline']:.2f}; peak {found['peak_mb']:.0f} MB; {shares}"
+        f"{case}: real-time factor {figures['factor']:.3f}, roofline {figures['roofline']:.3f}, "
+        f"ratio {figures['factor'] / figures['roofline']:.2f}; peak {figures['peak_mb']:.0f} MB; {shares}"
     )
 
 
@@ -109,69 +109,69 @@ def make_bundle(folder: Path, kind: str) -> None:
 def measure(
     folder: str, precision: str, batch_size: int, seconds: float, device: str, chunk_seconds: float
 ) -> dict[str, Any]:
-    """Restore a recording and return figures."""
+    """Restore a recording and return the figures."""
     restorer = Restorer.from_bundle(
         f"{folder}/fp32",
         device=device,
-        options=Options(precision=precision),
+        precision=precision,
         batch_size=batch_size,
         chunk_seconds=chunk_seconds,
     )
-    # Long enough for a whole window and chunk: what is made once for each of their shapes is not in the figures.
+    # Warm up with a whole window and chunk: the first use of each shape is slow.
     restorer((0.1 * stream(0, "warm").standard_normal(16_000 * 30)).astype(np.float32), 16_000)
     source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
     samples = round(seconds * 44_100)
     with RecordingWriter(source, 44_100, 1, samples) as writer:
         writer.write(stream(0, "in").uniform(-0.5, 0.5, (1, samples)).astype(np.float32))
-    spent: dict[str, float] = {}
-    networks = restorer._networks
-    networks.encode = timed(networks.encode, "encoder", spent)  # type: ignore[method-assign]
-    networks.vocode = timed(networks.vocode, "vocoder", spent)  # type: ignore[method-assign]
+    spent_seconds: dict[str, float] = {}
+    networks = restorer.networks
+    networks.encode = timed(networks.encode, "encoder", spent_seconds)  # type: ignore[method-assign]
+    networks.vocode = timed(networks.vocode, "vocoder", spent_seconds)  # type: ignore[method-assign]
     job = Job(restorer, None)
-    job._open = timed(job._open, "first reading", spent)  # type: ignore[method-assign]
-    job._write = timed(job._write, "writing", spent)  # type: ignore[method-assign]
+    job._open = timed(job._open, "first reading", spent_seconds)  # type: ignore[method-assign]
+    job._write = timed(job._write, "writing", spent_seconds)  # type: ignore[method-assign]
     operations = count_operations(restorer)
     before = matrix_flops(device, precision)
     start = time.perf_counter()
     outcome = job.run([Task(source, target, "out.wav")])
-    took = time.perf_counter() - start
+    seconds_taken = time.perf_counter() - start
     assert not outcome.failed, outcome.failed
     rate = (before + matrix_flops(device, precision)) / 2
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "precision": precision,
         "batch_size": batch_size,
-        "factor": took / seconds,
+        "factor": seconds_taken / seconds,
         "roofline": operations / rate,
         "gflop": operations / 1e9,
         "peak_mb": torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else peak,
-        "shares": {name: value / took for name, value in spent.items()},
+        "shares": {name: value / seconds_taken for name, value in spent_seconds.items()},
     }
 
 
 def count_operations(restorer: Restorer) -> float:
-    """Return the operations that a second of audio takes, without overlaps and halos."""
+    """Return the operations for one second of audio, without overlaps and context."""
     wave = torch.zeros(1, 16_000 * 20, device=restorer.device)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         restorer.vocoder(restorer.encoder(wave, adapted=True))
     return counter.get_total_flops() / 20
 
 
-def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
-    """Return the function, adding what it takes to `spent`."""
+def timed(function: Callable[..., Any], name: str, spent_seconds: dict[str, float]) -> Callable[..., Any]:
+    """Return the function, which adds its duration to `spent_seconds[name]`."""
 
     def run(*arguments: Any) -> Any:
         start = time.perf_counter()
         try:
             return function(*arguments)
         finally:
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+            spent_seconds[name] = spent_seconds.get(name, 0.0) + time.perf_counter() - start
 
     return run
 
 
 def matrix_flops(device: str, precision: str) -> float:
-    """Return what a product of large matrices reaches, operations a second."""
+    """Return the rate of a product of large matrices, in operations per second."""
     size, repeats = (2048, 12) if device == "cpu" else (8192, 20)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

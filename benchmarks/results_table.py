@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md anew from what the stage `evaluate` left in exp/results/.
+"""Update the tables of docs/results.md from the results of the stage `evaluate` in exp/results/.
 
 uv run dvc repro && uv run python benchmarks/results_table.py
 """
@@ -16,26 +16,26 @@ BEGIN, END = "<!-- tables: benchmarks/results_table.py -->", "<!-- end of tables
 
 
 def main() -> None:
-    """Replace what stands between the two marks."""
+    """Replace the text between the two marks."""
     page = ROOT / "docs" / "results.md"
-    page.write_text(replaced(page.read_text(), tables(ROOT / "exp" / "results")))
+    page.write_text(replace_tables(page.read_text(), format_tables(ROOT / "exp" / "results")))
     print(f"wrote {page}")
 
 
-def replaced(text: str, made: str, begin: str = BEGIN, end: str = END) -> str:
-    """Return a page with what stands between two marks made anew.
+def replace_tables(text: str, tables: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return a page with other text between two marks.
 
     Raises:
-        ValueError: the marks are not there.
+        ValueError: the page does not have each mark once.
     """
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"the page should have '{begin}' and '{end}' once each")
     before, rest = text.split(begin)
-    return f"{before}{begin}\n\n{made}\n{end}{rest.split(end)[1]}"
+    return f"{before}{begin}\n\n{tables}\n{end}{rest.split(end)[1]}"
 
 
-def tables(results: Path) -> str:
-    """Return every metric with its intervals, the gate and what was skipped, as Markdown."""
+def format_tables(results: Path) -> str:
+    """Return every metric with its intervals, the gate and the skipped metrics, as Markdown."""
     with (results / "evaluate_table.csv").open(newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["sort"] == "all"]
     details = json.loads((results / "evaluate_details.json").read_text())
@@ -48,9 +48,9 @@ def _metrics(lines: Sequence[Mapping[str, str]]) -> str:
     table = f"| metric | n | {' | '.join(name.replace('_', ' ') for name in systems)} |\n"
     table += "|---" * (len(systems) + 2) + "|\n"
     for metric in dict.fromkeys(line["metric"] for line in lines):
-        found = {line["system"]: line for line in lines if line["metric"] == metric}
-        cells = " | ".join(_cell(found.get(name), VALUES[metric].decimals) for name in systems)
-        table += f"| {VALUES[metric].label} | {found['degraded']['count']} | {cells} |\n"
+        by_system = {line["system"]: line for line in lines if line["metric"] == metric}
+        cells = " | ".join(_cell(by_system.get(name), VALUES[metric].decimals) for name in systems)
+        table += f"| {VALUES[metric].label} | {by_system['degraded']['count']} | {cells} |\n"
     return table
 
 
@@ -71,8 +71,8 @@ def _gate(verdicts: Sequence[Mapping[str, Any]]) -> str:
     table += "| system | metric | mean loss | verdict |\n|---|---|---|---|\n"
     for each in verdicts:
         loss = each["loss"]
-        told = "–" if loss is None else f"{loss['mean']:+.3f} ({loss['low']:+.3f} to {loss['high']:+.3f})"
-        table += f"| {each['system']} | {each['metric']} | {told} | **{each['state']}** |\n"
+        text = "–" if loss is None else f"{loss['mean']:+.3f} ({loss['low']:+.3f} to {loss['high']:+.3f})"
+        table += f"| {each['system']} | {each['metric']} | {text} | **{each['state']}** |\n"
     return table
 
 

@@ -13,13 +13,13 @@ from omegaconf import DictConfig
 from miipher2.config.load import load_config
 from miipher2.config.schema import EvaluateConfig
 from miipher2.config.script import stage_script
-from miipher2.evaluation.stage import judge
+from miipher2.evaluation.stage import run_evaluation
 
 
 @stage_script("evaluate", "default")
 def main(composed: DictConfig) -> None:
     """Run the stage."""
-    judge(load_config(composed, "evaluate", EvaluateConfig))
+    run_evaluation(load_config(composed, "evaluate", EvaluateConfig))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md come from the evaluation's files by one command."""
+"""The tables of docs/results.md are written from the evaluation's files by one command."""
 
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from miipher2.config.paths import ROOT
-from miipher2.evaluation.bootstrap import Bootstrap
 from miipher2.evaluation.evaluate import Evaluation, Row
-from miipher2.evaluation.outputs import Findings, write_results
-from miipher2.evaluation.summary import gate, table
+from miipher2.evaluation.outputs import write_results
+from miipher2.evaluation.summary import Bootstrap, summarise
 
 
 @pytest.fixture(scope="module")
@@ -24,33 +23,34 @@ def script() -> Any:
     return module
 
 
-def test_every_metric_system_and_verdict_is_in_the_tables(script: Any, tmp_path: Path) -> None:
+def test_tables_contain_every_metric_system_and_verdict(script: Any, tmp_path: Path) -> None:
     values = {"estoi/degraded": 0.75, "estoi/fine_tuned": 0.5, "dnsmos_ovrl/clean": 3.25}
     values |= {"dnsmos_ovrl/degraded": 2.0, "dnsmos_ovrl/fine_tuned": 2.5}
     evaluation = Evaluation((Row("u", 1.0, values),), ("fine_tuned",), 16_000, {"pesq": "pesq is not installed"})
-    lines = table(evaluation, Bootstrap(50, 0.95, 0))
-    write_results(tmp_path, Findings(evaluation, lines, gate(evaluation, lines, {"estoi": 0.05, "pesq": 0.1})))
-    made = script.tables(tmp_path)
-    assert "| metric | n | clean | degraded | fine tuned |" in made
-    told = "| ESTOI | 1 | – | 0.750 (0.750 to 0.750) | 0.500 (0.500 to 0.500) [-0.250: -0.250 to -0.250] |"
-    assert told in made
-    assert "| DNSMOS overall | 1 | 3.25 (3.25 to 3.25) | 2.00 (2.00 to 2.00) | 2.50" in made
-    assert "| fine_tuned | estoi | +0.250 (+0.250 to +0.250) | **lost** |" in made
-    assert "| fine_tuned | pesq | – | **not measured** |" in made
-    assert "Skipped: pesq: pesq is not installed (all)." in made
+    write_results(tmp_path, summarise(evaluation, Bootstrap(50, 0.95, 0), {"estoi": 0.05, "pesq": 0.1}))
+    tables = script.format_tables(tmp_path)
+    assert "| metric | n | clean | degraded | fine tuned |" in tables
+    row = "| ESTOI | 1 | – | 0.750 (0.750 to 0.750) | 0.500 (0.500 to 0.500) [-0.250: -0.250 to -0.250] |"
+    assert row in tables
+    assert "| DNSMOS overall | 1 | 3.25 (3.25 to 3.25) | 2.00 (2.00 to 2.00) | 2.50" in tables
+    assert "| fine_tuned | estoi | +0.250 (+0.250 to +0.250) | **lost** |" in tables
+    assert "| fine_tuned | pesq | – | **not measured** |" in tables
+    assert "Skipped: pesq: pesq is not installed (all)." in tables
 
 
-def test_only_what_stands_between_the_marks_is_replaced(script: Any) -> None:
+def test_only_text_between_the_marks_is_replaced(script: Any) -> None:
     page = (ROOT / "docs/results.md").read_text()
-    once = script.replaced(page, "new tables\n")
-    assert once == script.replaced(once, "new tables\n")
+    once = script.replace_tables(page, "new tables\n")
+    assert once == script.replace_tables(once, "new tables\n")
     assert page.split(script.BEGIN)[0] == once.split(script.BEGIN)[0]
     assert page.split(script.END)[1] == once.split(script.END)[1]
     with pytest.raises(ValueError, match="once each"):
-        script.replaced("no marks", "")
+        script.replace_tables("no marks", "")
 
 
-def test_each_voice_has_its_means_of_what_both_systems_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_means_of_a_voice_are_over_utterances_that_both_systems_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
 
     def row(name: str, degraded: float, restored: float, **more: float) -> Row:
@@ -58,12 +58,12 @@ def test_each_voice_has_its_means_of_what_both_systems_have(monkeypatch: pytest.
 
     rows = (
         row("a_man_00", 0.75, 0.5),
-        row("a_man_01", 0.25, 0.25, **{"pitch_error/degraded": 9.0}),  # the other has none: not to be compared
+        row("a_man_01", 0.25, 0.25, **{"pitch_error/degraded": 9.0}),  # the restored one has none: not compared
         row("a_woman_00", 0.5, 0.625, **{"pitch_error/degraded": 4.0, "pitch_error/restored": 2.0}),
     )
     evaluation = Evaluation(rows, ("restored",), 16_000)
-    write_results(tmp_path, Findings(evaluation, table(evaluation, Bootstrap(50, 0.95, 0)), []))
-    lines = import_module("mini_model").voices(tmp_path).splitlines()
+    write_results(tmp_path, summarise(evaluation, Bootstrap(50, 0.95, 0)))
+    lines = import_module("mini_model").format_voices(tmp_path).splitlines()
     assert lines[2:] == [
         "| a_man | – | – | 0.500 to 0.375 | – | – | – |",
         "| a_woman | – | – | 0.500 to 0.625 | – | – | 4.0 to 2.0 |",

@@ -1,4 +1,4 @@
-"""The page in a real browser, where there is one: it draws, decodes its pictures and sounds, and reports no error."""
+"""The report in a real browser, where one is installed: it renders, decodes its pictures and sounds, without errors."""
 
 import re
 import shutil
@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miipher2.evaluation.bootstrap import Bootstrap
-from miipher2.evaluation.evaluate import Item, evaluate
-from miipher2.evaluation.outputs import Findings
-from miipher2.evaluation.report import write_report
-from miipher2.evaluation.report_examples import Example
-from miipher2.evaluation.summary import gate, table
+from miipher2.evaluation.evaluate import Utterance, evaluate
+from miipher2.evaluation.report import Example, write_report
+from miipher2.evaluation.summary import Bootstrap, summarise
 from miipher2.rng import stream
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 RATE_HZ = 16_000
-# Written by the page itself once all has been decoded: pictures, sounds, and how much wider it is than its window.
+# The page writes, once all is decoded, its number of pictures and sounds, and by how much it exceeds the window's
+# width.
 PROBE = """<script>
 window.addEventListener("load", function () {
   var sounds = Array.from(document.querySelectorAll("audio"));
@@ -40,26 +38,25 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clean = {f"u{i}": (0.1 * stream(i, "clean").standard_normal(RATE_HZ // 2)).astype(np.float32) for i in range(3)}
     noise = (0.05 * stream(9, "noise").standard_normal(RATE_HZ // 2)).astype(np.float32)
     labels = {"degradation": ("noise",), "snr": ("5 to 10 dB",)}
-    items = [Item(name, wave, wave + noise, labels=labels) for name, wave in clean.items()]
-    evaluation = evaluate(items, {"restored": lambda name: clean[name] + 0.2 * noise}, RATE_HZ)
-    lines = table(evaluation, Bootstrap(100, 0.95, 0))
-    findings = Findings(evaluation, lines, gate(evaluation, lines, {"log_mel": 0.05}))
+    utterances = [Utterance(name, wave, wave + noise, labels=labels) for name, wave in clean.items()]
+    evaluation = evaluate(utterances, {"restored": lambda name: clean[name] + 0.2 * noise}, RATE_HZ)
+    summary = summarise(evaluation, Bootstrap(100, 0.95, 0), {"log_mel": 0.05})
     path = tmp_path_factory.mktemp("browser") / "index.html"
     waves = {"clean": clean["u0"], "degraded": clean["u0"] + noise, "restored": clean["u0"] + 0.2 * noise}
-    write_report(path, findings, [Example("u0", waves)], worst=[Example("u0", waves)])
+    write_report(path, summary, [Example("u0", waves)], worst=[Example("u0", waves)])
     return path
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here; apt-get install chromium")
 @pytest.mark.parametrize("width", [500, 1280])
-def test_the_page_draws_and_plays_at_any_width(width: int, page: Path, tmp_path: Path) -> None:
+def test_page_renders_and_plays_at_any_width(width: int, page: Path, tmp_path: Path) -> None:
     probed = tmp_path / "probed.html"
     probed.write_text(page.read_text().replace("</body>", PROBE))
-    done = _browse("--dump-dom", "--virtual-time-budget=20000", f"--window-size={width},3000", f"file://{probed}")
-    assert "CONSOLE" not in done.stderr
-    (found,) = re.findall(r'data-probe="([^"]*)"', done.stdout)
-    assert found == "6,6,0"
+    process = _browse("--dump-dom", "--virtual-time-budget=20000", f"--window-size={width},3000", f"file://{probed}")
+    assert "CONSOLE" not in process.stderr
+    (counts,) = re.findall(r'data-probe="([^"]*)"', process.stdout)
+    assert counts == "6,6,0"
     picture = tmp_path / "page.png"
     _browse("--hide-scrollbars", f"--window-size={width},3000", f"--screenshot={picture}", f"file://{page}")
     assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 100

@@ -1,4 +1,4 @@
-"""`miipher2 evaluate`: folders in, tables and a page out, and what cannot be measured is named."""
+"""`miipher2 evaluate`: folders in, tables and a page out, with a reason for all that cannot be measured."""
 
 import csv
 import json
@@ -35,11 +35,11 @@ def words(folders: dict[str, Path], *more: str) -> tuple[str, ...]:
     return ("evaluate", *(str(path) for path in folders.values()), "--out", out, *METRICS, *more)
 
 
-def test_three_folders_give_rows_a_table_and_a_page_twice_the_same(folders: dict[str, Path], miipher2: Command) -> None:
+def test_three_folders_give_the_same_rows_table_and_page_twice(folders: dict[str, Path], miipher2: Command) -> None:
     out = folders["clean"].parent / "out"
-    said = miipher2(*words(folders))
-    assert (said.code, said.error) == (0, "")
-    assert "log_mel" in said.out
+    result = miipher2(*words(folders))
+    assert (result.code, result.error) == (0, "")
+    assert "log_mel" in result.out
     rows = list(csv.DictReader((out / "evaluate.csv").open()))
     assert [row["name"] for row in rows] == ["a/u0", "a/u1", "a/u2"]
     for row in rows:
@@ -61,10 +61,10 @@ def test_three_folders_give_rows_a_table_and_a_page_twice_the_same(folders: dict
         ("length", "a/u0: restored: 0.50 s; the first recording has 1.00 s"),
         ("silence", "a/u0: clean: silent, no reference"),
         ("nan", "not finite"),
-        ("no sound", "cannot be read as sound"),
+        ("not audio", "cannot be read as sound"),
     ],
 )
-def test_a_recording_that_cannot_be_measured_is_a_row_and_exit_code_1(
+def test_recording_that_cannot_be_measured_is_a_row_and_exit_code_1(
     case: str, reason: str, folders: dict[str, Path], miipher2: Command
 ) -> None:
     degraded, restored, clean = (folders[name] / "a/u0.wav" for name in ("degraded", "restored", "clean"))
@@ -84,46 +84,46 @@ def test_a_recording_that_cannot_be_measured_is_a_row_and_exit_code_1(
             write_audio(degraded, wave, RATE_HZ, "FLOAT")
             degraded.write_bytes(degraded.read_bytes()[:-4] + np.float32(np.nan).tobytes())
         case _:
-            degraded.write_text("no sound")
-    said = miipher2(*words(folders))
-    assert said.code == 1
-    assert reason in said.error
+            degraded.write_text("not audio")
+    result = miipher2(*words(folders))
+    assert result.code == 1
+    assert reason in result.error
     rows = {row["name"]: row for row in csv.DictReader((folders["clean"].parent / "out/evaluate.csv").open())}
     assert rows["a/u0"]["counted"] == "no"
     assert rows["a/u0"]["reason"]
     assert float(rows["a/u1"]["log_mel/restored"]) > 0.0
 
 
-def test_rates_are_brought_together_when_asked(folders: dict[str, Path], miipher2: Command) -> None:
+def test_rate_option_resamples_all_recordings(folders: dict[str, Path], miipher2: Command) -> None:
     path = folders["restored"] / "a/u0.wav"
     wave = read_audio(path)[0]
     write_audio(path, resample(wave, RATE_HZ, 24_000), 24_000)
-    said = miipher2(*words(folders, "--rate", "16000", "--max-delay", "0.1"))
-    assert (said.code, said.error) == (0, "")
+    result = miipher2(*words(folders, "--rate", "16000", "--max-delay", "0.1"))
+    assert (result.code, result.error) == (0, "")
 
 
-def test_without_clean_recordings_the_skipped_metrics_are_named(folders: dict[str, Path], miipher2: Command) -> None:
-    said = miipher2("evaluate", "-", *words(folders)[2:])
-    assert "skipped: log_mel: there is no clean recording (9x)" in said.out
-    assert said.code == 0
+def test_metrics_skipped_without_clean_recordings_are_named(folders: dict[str, Path], miipher2: Command) -> None:
+    result = miipher2("evaluate", "-", *words(folders)[2:])
+    assert "skipped: log_mel: there is no clean recording (9x)" in result.out
+    assert result.code == 0
     assert (folders["clean"].parent / "out/index.html").read_text().count("<audio") == 3 * 3 + 3 * 2
 
 
-def test_where_nothing_can_be_measured_there_are_rows_with_reasons_and_exit_code_1(
+def test_nothing_measurable_gives_rows_with_reasons_and_exit_code_1(
     folders: dict[str, Path], miipher2: Command
 ) -> None:
     out = folders["clean"].parent / "out"
     for path in folders["clean"].rglob("*.wav"):
         write_audio(path, np.zeros(RATE_HZ, np.float32), RATE_HZ)
-    said = miipher2(*words(folders))
-    assert (said.code, said.error.splitlines()[0]) == (1, "a/u0: clean: silent, no reference")
+    result = miipher2(*words(folders))
+    assert (result.code, result.error.splitlines()[0]) == (1, "a/u0: clean: silent, no reference")
     assert [row["reason"] for row in csv.DictReader((out / "evaluate.csv").open())] == [
         "clean: silent, no reference"
     ] * 3
     for path in folders["degraded"].rglob("*.wav"):
-        path.write_text("no sound")
-    said = miipher2(*words(folders))
-    assert said.code == 1
-    assert len(said.error.splitlines()) == 3
+        path.write_text("not audio")
+    result = miipher2(*words(folders))
+    assert result.code == 1
+    assert len(result.error.splitlines()) == 3
     rows = list(csv.DictReader((out / "evaluate.csv").open()))
     assert all("cannot be read as sound" in row["reason"] for row in rows)

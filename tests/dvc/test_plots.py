@@ -11,10 +11,9 @@ import pytest
 import yaml
 from dvc_clone import REPOSITORY, Clone, commit, read_json
 
-from miipher2.evaluation.bootstrap import Bootstrap
 from miipher2.evaluation.evaluate import Evaluation, Row
-from miipher2.evaluation.outputs import Findings, write_results
-from miipher2.evaluation.summary import table
+from miipher2.evaluation.outputs import write_results
+from miipher2.evaluation.summary import Bootstrap, summarise
 
 RESULTS = "exp/results"
 SYSTEMS = ("degraded", "pre_trained", "fine_tuned")
@@ -33,7 +32,7 @@ def write(root: Path, fine_tuned: float, metrics: tuple[str, ...]) -> None:
         for i in range(3)
     )
     evaluation = Evaluation(rows, SYSTEMS[1:], 16_000)
-    write_results(root / RESULTS, Findings(evaluation, table(evaluation, Bootstrap(50, 0.95, 0))))
+    write_results(root / RESULTS, summarise(evaluation, Bootstrap(50, 0.95, 0)))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import soundfile as sf
 from miipher2.cli.restore import SHIPPED
 from miipher2.config.paths import ROOT
 from miipher2.evaluation.metrics.registry import measure
-from miipher2.evaluation.metrics.signals import Sounds, Voice
+from miipher2.evaluation.metrics.signals import Signal, SignalPair
 from miipher2.inference.restorer import Restorer
 
 CLIPS = sorted((ROOT / "data/embedded").rglob("*.flac"))[::40]
@@ -58,12 +58,11 @@ def test_metrics_improve(restorer: Restorer) -> None:
     scores: dict[str, list[list[float]]] = defaultdict(list)
     for path in CLIPS:
         clean, degraded = read_with_noise(path)
-        each = [
-            Sounds(*(Voice(wave, 16_000) for wave in (clean, other)), 0.1)
-            for other in (degraded, restorer(degraded, 16_000))
+        pairs = [
+            SignalPair(Signal(clean, 16_000), Signal(other, 16_000)) for other in (degraded, restorer(degraded, 16_000))
         ]
         for metric in ("dnsmos", "distillmos", "estoi", "speaker", "log_spectral_distance"):
-            before, after = (measure(metric, sounds)[0] for sounds in each)
+            before, after = (measure(metric, pair)[0] for pair in pairs)
             for name in before:
                 scores[name].append([before[name], after[name]])
     gain = {name: float(np.diff(np.mean(values, 0))[0]) for name, values in scores.items()}

@@ -1,8 +1,8 @@
-"""`miipher2 evaluate`: files or folders of clean, degraded and restored speech in, numbers with intervals out."""
+"""`miipher2 evaluate`: files or folders of clean, degraded and restored speech in, metrics with intervals out."""
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from miipher2.evaluation.evaluate import Evaluation, Item
-    from miipher2.evaluation.outputs import Findings
+    from miipher2.evaluation.evaluate import Evaluation, System, Utterance
 
 EVALUATE = """\
-Measure degraded and restored speech against clean speech: content, speaker and quality, with intervals.
+Measure degraded and restored speech against clean speech: content, speaker and quality, with confidence intervals.
 
-CLEAN, DEGRADED and RESTORED are files, or folders whose files have one path without the suffix. CLEAN is `-` where
-there is no clean recording: then only metrics without reference are had (dnsmos, distillmos). Spectral subtraction is
-measured beside.
-Files are cut or padded to the clean one where they differ by no more than the delay that is looked for (0.1 s).
-A file that cannot be measured is a row with its reason and does not stop the others; so is a metric that is skipped.
+CLEAN, DEGRADED and RESTORED are files, or folders whose files have the same paths except for the suffix. CLEAN is `-`
+where there are no clean recordings; then only metrics without a reference are measured (dnsmos, distillmos). Spectral
+subtraction is measured as a baseline. Files are cut or padded to the length of the clean one where they differ by no
+more than the largest delay (0.1 s). A file that cannot be measured becomes a row with the reason, and so does a skipped
+metric; the others are measured.
 
 metrics: log_mel, log_spectral_distance, bands, si_sdr, estoi, pesq, pitch, dnsmos, distillmos, speaker, characters
-  (from si_sdr on they need `uv sync --extra metrics`)
+  (si_sdr and those after it need `uv sync --extra metrics`)
 exit codes: 0 all measured, 1 some failed, 2 wrong usage or input
 
 examples:
@@ -45,99 +44,106 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("restored", type=Path, metavar="RESTORED", help="the same, restored")
     parser.add_argument("--system", action="append", default=[], metavar="NAME=PATH", help="another system's output")
     parser.add_argument("--metrics", metavar="A,B", help="only these (default: all)")
-    parser.add_argument("--rate", type=int, metavar="HZ", help="resample all to this rate; otherwise rates must agree")
-    parser.add_argument("--language", default="", metavar="EN", help="of the speech: en has a recogniser")
-    parser.add_argument("--max-delay", type=float, default=0.1, metavar="S", help="delay that is looked for (0.1)")
+    parser.add_argument(
+        "--rate", type=int, metavar="HZ", help="resample everything to this rate (default: no resampling)"
+    )
+    parser.add_argument("--language", default="", metavar="EN", help="of the speech; `characters` needs en")
+    parser.add_argument("--max-delay", type=float, default=0.1, metavar="S", help="largest delay of a system (0.1)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
     parser.add_argument(
-        "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="gets CSV, JSON and page (evaluation/)"
+        "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="for CSV, JSON and the page (evaluation/)"
     )
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure, write and show what was found, list failures, and return the exit code."""
-    others = _systems(options.system)
-    paths = {"degraded": options.degraded, **others, "restored": options.restored}
-    if options.clean != "-":
-        paths = {"clean": Path(options.clean), **paths}
-    files = {name: find_sounds(path) for name, path in paths.items()}
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write and print the results, list failures, and return the exit code."""
+    others = _other_systems(arguments.system)
+    paths = {"degraded": arguments.degraded, **others, "restored": arguments.restored}
+    if arguments.clean != "-":
+        paths = {"clean": Path(arguments.clean), **paths}
+    files = {name: find_recordings(path) for name, path in paths.items()}
 
-    from miipher2.evaluation.bootstrap import Bootstrap
-    from miipher2.evaluation.evaluate import Evaluation, evaluate
+    from miipher2.evaluation.evaluate import Evaluation, Row, evaluate
     from miipher2.evaluation.metrics.baseline import spectral_subtraction
     from miipher2.evaluation.metrics.registry import METRICS
-    from miipher2.evaluation.outputs import Findings, write_results, write_rows
-    from miipher2.evaluation.summary import gate, table
+    from miipher2.evaluation.outputs import write_results, write_rows
+    from miipher2.evaluation.report import select_examples, write_report
+    from miipher2.evaluation.summary import Bootstrap, summarise
 
-    read = Reader(files, options.rate, options.max_delay)
-    items, unread = _items(read, options.language)
-    known = {item.name: item.degraded for item in items}
-    systems: dict[str, Callable[[str], np.ndarray]] = {BASELINE: lambda name: spectral_subtraction(known[name])}
+    reader = RecordingReader(files, arguments.rate, arguments.max_delay)
+    utterances, unreadable = _read_utterances(reader, arguments.language)
+    systems: dict[str, System] = {BASELINE: lambda name: spectral_subtraction(utterances[name].degraded)}
     for system in [*others, "restored"]:
-        systems[system] = partial(read.fitted, system)
-    metrics = options.metrics.split(",") if options.metrics else list(METRICS)
-    measured = (
-        evaluate(items, systems, read.rate_hz, metrics, options.max_delay)
-        if items
-        else Evaluation((), tuple(systems), read.rate_hz)
-    )
-    evaluation = _with_rows(measured, unread)
-    if not evaluation.worst_first():  # there is nothing to take a mean of
-        write_rows(options.out, evaluation)
-        return _failed(evaluation)
-    chance = Bootstrap(RESAMPLES, CONFIDENCE, options.seed)
-    lines = table(evaluation, chance)
-    findings = Findings(evaluation, lines, gate(evaluation, lines, GATE), CONFIDENCE)
-    write_results(options.out, findings)
-    _write_page(options.out / "index.html", findings, items, systems)
-    sys.stdout.write(findings.text())
-    return _failed(evaluation)
+        systems[system] = partial(reader.read_fitted, system)
+    metrics = arguments.metrics.split(",") if arguments.metrics else list(METRICS)
+    if utterances:
+        evaluation = evaluate(utterances.values(), systems, reader.rate_hz, metrics, arguments.max_delay)
+    else:
+        evaluation = Evaluation((), tuple(systems), reader.rate_hz)
+    rows = (Row(name, 0.0, {}, reason, is_counted=False) for name, reason in unreadable.items())
+    evaluation = replace(evaluation, rows=(*evaluation.rows, *rows))
+    if not evaluation.worst_first():  # no means without a counted utterance
+        write_rows(arguments.out, evaluation)
+        return _list_failures(evaluation)
+    summary = summarise(evaluation, Bootstrap(RESAMPLES, CONFIDENCE, arguments.seed), GATE)
+    write_results(arguments.out, summary)
+    examples, worst = select_examples(evaluation, utterances, systems, EXAMPLES)
+    about = {"Command": "miipher2 evaluate"}
+    write_report(arguments.out / "index.html", summary, examples, worst=worst, title="Restored speech", about=about)
+    sys.stdout.write(summary.text())
+    return _list_failures(evaluation)
 
 
-def _failed(evaluation: "Evaluation") -> int:
-    """List what failed, and return the exit code."""
-    for row in evaluation.failures():
-        sys.stderr.write(f"{row.name}: {row.reason}\n")
-    return 1 if evaluation.failures() else 0
-
-
-def find_sounds(path: Path) -> dict[str, Path]:
+def find_recordings(path: Path) -> dict[str, Path]:
     """Return the recordings below a folder by their path without suffix, or one recording under the name "".
 
     Raises:
-        ValueError: there is no such path, it holds no recording, or two that differ in their suffix only.
+        ValueError: there is no such path, it holds no recording, or two that differ only in their suffix.
     """
+    from miipher2.audio.files import find_files
+
     if path.is_file():
         return {"": path}
     if not path.is_dir():
         raise ValueError(f"{path}: no such file or folder")
-    found: dict[str, Path] = {}
-    for file in sorted(path.rglob("*")):
+    recordings: dict[str, Path] = {}
+    for file in find_files(path):
         if file.suffix.lower() in SUFFIXES and file.is_file():
             name = file.relative_to(path).with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(f"{found[name]} and {file} have one name; keep one of them")
-            found[name] = file
-    if not found:
+            if name in recordings:
+                raise ValueError(f"{recordings[name]} and {file} have the same name; keep one of them")
+            recordings[name] = file
+    if not recordings:
         raise ValueError(f"{path}: holds no recordings ({', '.join(SUFFIXES)})")
-    return found
+    return recordings
 
 
-class Reader:
-    """Reads the recordings of all systems at one rate: the one asked for, or that of the first recording read."""
+class RecordingReader:
+    """Reads the recordings of all systems at one rate: the requested one, or that of the first recording read.
+
+    Args:
+        files: for each system, its recordings by name.
+        max_delay_seconds: by how much lengths may differ.
+    """
 
     def __init__(self, files: Mapping[str, Mapping[str, Path]], rate_hz: int | None, max_delay_seconds: float) -> None:
-        self.files, self.resample = files, rate_hz is not None
+        self.files, self.resamples = files, rate_hz is not None
         self.rate_hz, self.max_delay_seconds = rate_hz or 0, max_delay_seconds
-        self.samples: dict[str, int] = {}
+        self._samples: dict[str, int] = {}
 
     def names(self) -> list[str]:
         """Return the names of all recordings."""
         return sorted({name for files in self.files.values() for name in files})
 
-    def read(self, system: str, name: str) -> "np.ndarray":
-        """Return a recording; ValueError says why it is none of these."""
+    def read_fitted(self, system: str, name: str) -> "np.ndarray":
+        """Return a recording, cut or padded to the length of the first one of its name.
+
+        Raises:
+            ValueError: it is missing or unreadable, or its rate or length differs too much.
+        """
+        import numpy as np
+
         from miipher2.audio.io import read_audio
         from miipher2.audio.resample import resample
 
@@ -145,86 +151,50 @@ class Reader:
             raise ValueError("there is no such recording")
         wave, rate_hz = read_audio(self.files[system][name])
         self.rate_hz = self.rate_hz or rate_hz
-        if rate_hz != self.rate_hz and not self.resample:
+        if rate_hz != self.rate_hz and not self.resamples:
             raise ValueError(f"{rate_hz} Hz; the others have {self.rate_hz} Hz; --rate {self.rate_hz} resamples")
-        return resample(wave, rate_hz, self.rate_hz)
-
-    def fitted(self, system: str, name: str) -> "np.ndarray":
-        """Return a recording as long as the first one of its name, which it may differ from by the largest delay."""
-        import numpy as np
-
-        wave = self.read(system, name)
-        samples = self.samples.setdefault(name, len(wave))
+        wave = resample(wave, rate_hz, self.rate_hz)
+        samples = self._samples.setdefault(name, len(wave))
         if abs(len(wave) - samples) > self.max_delay_seconds * self.rate_hz:
             seconds = f"{len(wave) / self.rate_hz:.2f} s; the first recording has {samples / self.rate_hz:.2f} s"
-            raise ValueError(f"{seconds}; --max-delay says how much they may differ")
+            raise ValueError(f"{seconds}; --max-delay sets how much they may differ")
         return np.pad(wave[:samples], (0, max(0, samples - len(wave))))
 
 
-def _items(read: Reader, language: str) -> tuple[list["Item"], dict[str, str]]:
-    """Return what can be measured, and by name the reason why the rest cannot."""
-    from miipher2.evaluation.evaluate import Item
+def _read_utterances(reader: RecordingReader, language: str) -> tuple[dict[str, "Utterance"], dict[str, str]]:
+    """Return the utterances by name, and by name the reason why others cannot be read."""
+    from miipher2.evaluation.evaluate import Utterance
 
-    items: list[Item] = []
-    unread: dict[str, str] = {}
-    for name in read.names():
+    utterances: dict[str, Utterance] = {}
+    unreadable: dict[str, str] = {}
+    labels = {"language": (language,)} if language else {}
+    for name in reader.names():
         waves: dict[str, np.ndarray] = {}
-        for system in [system for system in ("clean", "degraded") if system in read.files]:
+        for system in [system for system in ("clean", "degraded") if system in reader.files]:
             try:
-                waves[system] = read.fitted(system, name)
+                waves[system] = reader.read_fitted(system, name)
             except ValueError as error:
-                unread.setdefault(name, f"{system}: {' '.join(str(error).split())}")
-        if name not in unread:
-            labels = {"language": (language,)} if language else {}
-            items.append(Item(name, waves.get("clean"), waves["degraded"], labels=labels))
-    return items, unread
+                unreadable.setdefault(name, f"{system}: {' '.join(str(error).split())}")
+        if name not in unreadable:
+            utterances[name] = Utterance(name, waves.get("clean"), waves["degraded"], labels=labels)
+    return utterances, unreadable
 
 
-def _with_rows(evaluation: "Evaluation", unread: Mapping[str, str]) -> "Evaluation":
-    """Return the evaluation with a row for each recording that could not be read."""
-    from miipher2.evaluation.evaluate import Row
-
-    rows = tuple(Row(name, 0.0, {}, reason, is_counted=False) for name, reason in unread.items())
-    return replace(evaluation, utterances=(*evaluation.utterances, *rows))
-
-
-def _write_page(
-    path: Path,
-    findings: "Findings",
-    items: list["Item"],
-    systems: Mapping[str, Callable[[str], "np.ndarray"]],
-) -> None:
-    from miipher2.evaluation.report import write_report
-    from miipher2.evaluation.report_examples import Example
-    from miipher2.evaluation.report_tables import WORST
-
-    known, evaluation = {item.name: item for item in items}, findings.evaluation
-
-    def example(name: str, labels: Iterable[str]) -> Example:
-        clean = known[name].clean
-        waves = {} if clean is None else {"clean": clean}
-        return Example(
-            name, waves | {"degraded": known[name].degraded} | {label: systems[label](name) for label in labels}
-        )
-
-    write_report(
-        path,
-        findings,
-        [example(name, systems) for name in evaluation.spread(EXAMPLES)],
-        worst=[example(row.name, evaluation.systems[-1:]) for row in evaluation.worst_first()[:WORST]],
-        title="Restored speech",
-        about={"Command": "miipher2 evaluate"},
-    )
+def _list_failures(evaluation: "Evaluation") -> int:
+    """Print the failures, and return the exit code."""
+    for row in evaluation.failures():
+        sys.stderr.write(f"{row.name}: {row.reason}\n")
+    return 1 if evaluation.failures() else 0
 
 
-def _systems(words: list[str]) -> dict[str, Path]:
-    """Return the other systems by name."""
-    found: dict[str, Path] = {}
+def _other_systems(words: list[str]) -> dict[str, Path]:
+    """Return the paths of other systems by name."""
+    systems: dict[str, Path] = {}
     for word in words:
         name, separator, path = word.partition("=")
         if not (separator and name and path):
             raise ValueError(f"--system {word}: should be NAME=PATH")
-        if name in found or name in ("clean", "degraded", "restored", BASELINE):
-            raise ValueError(f"--system {word}: there is a system '{name}' already; give it another name")
-        found[name] = Path(path)
-    return found
+        if name in systems or name in ("clean", "degraded", "restored", BASELINE):
+            raise ValueError(f"--system {word}: the name '{name}' is already used; should be another one")
+        systems[name] = Path(path)
+    return systems

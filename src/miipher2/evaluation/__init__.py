@@ -1,1 +1,10 @@
-"""."""
+"""Evaluation of restored speech: metrics, a summary with intervals, a page to look at and listen to.
+
+stage               the evaluate stage: held-out pairs, systems, outputs
+evaluate            metrics utterance by utterance
+summary             means with bootstrap intervals, in all and by label; the gate
+outputs             the JSON and CSV files
+report              the HTML page, with report.html.jinja
+spectrogram_image   spectrograms as images
+metrics             one measurement of each kind
+"""

@@ -1,4 +1,4 @@
-"""How good degraded and restored speech are, utterance by utterance. Knows arrays; no models, no files."""
+"""Measures degraded and restored speech utterance by utterance. Knows arrays; no models and no files."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from miipher2.evaluation.metrics.feature_error import Features, feature_errors, ratios
-from miipher2.evaluation.metrics.registry import METRICS, VALUES, begin, check_names, measure, missing_library
-from miipher2.evaluation.metrics.signals import Sounds, Voice
+from miipher2.evaluation.metrics.feature_error import Features, error_ratios, feature_errors
+from miipher2.evaluation.metrics.registry import METRICS, VALUES, check_names, measure, missing_library, start
+from miipher2.evaluation.metrics.signals import Signal, SignalPair
 
 DISTANCES = ("log_mel", "log_spectral_distance")
-RANKING = ("log_mel", "dnsmos_ovrl", "distillmos")  # what tells the worst utterances; then any other metric
+RANKING = ("log_mel", "dnsmos_ovrl", "distillmos")  # the first of them that all utterances have, then any other metric
 
-# A system under evaluation: the name of an utterance in, its restored wave out.
+# A system under evaluation: from the name of an utterance to its restored wave.
 System = Callable[[str], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Item:
-    """One utterance to evaluate, clean (where there is such a recording) and degraded, at one rate and equally long.
+class Utterance:
+    """One utterance to evaluate, clean (where there is such a recording) and degraded, of one rate and length.
 
-    `labels` say what it is, such as `speaker`; an utterance may have several of a sort, or none.
+    `labels` describe it, such as `speaker`; each may have several values, or none.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Row:
-    """One utterance's metrics, named `group/name`; `reason` says what went wrong, and is empty where nothing did.
+    """The metrics of one utterance, named `metric/system`; `reason` says what went wrong, if anything.
 
-    A row that is not counted lacks a wave or a sound reference, and is left out of every mean. `skipped` says why a
-    metric is not among the values of a row.
+    A row that is not counted lacks a wave or a usable reference, and is left out of every mean. `skipped` has the
+    reason for each metric that is missing.
     """
 
     name: str
@@ -51,110 +51,112 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a set of utterances; `systems` in the order given, the last one being the result that counts."""
+    """The metrics of a set of utterances.
 
-    utterances: tuple[Row, ...]
+    Args:
+        systems: in the order given; the last one is the result that counts.
+        unavailable: the reason for each metric that cannot be measured on this machine.
+    """
+
+    rows: tuple[Row, ...]
     systems: tuple[str, ...]
     sample_rate_hz: int
-    unavailable: Mapping[str, str] = field(default_factory=dict)  # metric -> why no utterance has it
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def speech(self) -> tuple[str, ...]:
-        """Return the names of what is compared with clean speech: `degraded`, then the systems."""
+    def compared(self) -> tuple[str, ...]:
+        """Return the names of all that is compared with clean speech: `degraded`, then the systems."""
         return ("degraded", *self.systems)
 
-    def metrics(self) -> dict[str, dict[str, float | int]]:
+    def means(self) -> dict[str, dict[str, float | int]]:
         """Return the means over the counted utterances, and the ratios of those means.
 
-        A metric's means are of the utterances for which every system has it, so that they can be compared.
-        `features` holds mean squared errors and their ratio cleaned / degraded, and the same of absolute errors under
-        `l1_`; `improvement` is the share by which the last system lowers the distance of the degraded speech. A ratio
-        to an error of zero does not exist and is left out.
+        A metric's means are over the utterances for which every system has it, so that systems can be compared.
+        `features` holds mean squared errors and their ratio cleaned / degraded, and under `l1_` the same of absolute
+        errors; `improvement` is the share by which the last system reduces the distance of the degraded speech. A ratio
+        to an error of zero is left out.
 
         Raises:
             ValueError: no utterance could be evaluated; names the reasons.
         """
-        counted, failed = self.worst_first(), sum(not row.is_counted for row in self.utterances)
+        counted, failed = self.worst_first(), sum(not row.is_counted for row in self.rows)
         if not counted:
             reasons = "; ".join(f"{row.name}: {row.reason}" for row in self.failures()[:3])
             raise ValueError(f"none of {failed} utterances could be evaluated: {reasons}")
-        grouped: dict[str, dict[str, float | int]] = {"utterances": {"evaluated": len(counted), "failed": failed}}
-        for metric in dict.fromkeys(metric for row in counted for metric in row.values):
-            group, name = metric.split("/")
-            if not name.endswith("ratio"):
-                rows = counted if group not in VALUES else self.paired(group)
-                values = [row.values[metric] for row in rows if metric in row.values]
-                if not values:
-                    continue
-                grouped.setdefault(group, {})[name] = math.fsum(values) / len(values)
-        if "features" in grouped:
-            grouped["features"] |= ratios(grouped["features"])
-        for group in DISTANCES:
-            if self.systems and grouped.get(group, {}).get("degraded", 0.0) > 0.0:
-                grouped[group]["improvement"] = 1.0 - grouped[group][self.systems[-1]] / grouped[group]["degraded"]
-        return grouped
+        means: dict[str, dict[str, float | int]] = {"utterances": {"evaluated": len(counted), "failed": failed}}
+        for key in dict.fromkeys(key for row in counted for key in row.values):
+            metric, system = key.split("/")
+            if system.endswith("ratio"):
+                continue
+            rows = counted if metric not in VALUES else self.paired(metric)
+            if values := [row.values[key] for row in rows if key in row.values]:
+                means.setdefault(metric, {})[system] = math.fsum(values) / len(values)
+        if "features" in means:
+            means["features"] |= error_ratios(means["features"])
+        for metric in DISTANCES:
+            if self.systems and means.get(metric, {}).get("degraded", 0.0) > 0.0:
+                means[metric]["improvement"] = 1.0 - means[metric][self.systems[-1]] / means[metric]["degraded"]
+        return means
 
-    def rows(self) -> list[dict[str, str | float]]:
-        """Return one flat row for each utterance, in the order evaluated: the lines of a CSV file.
-
-        Every row has every key; a metric that could not be computed is an empty string.
-        """
-        columns = list(dict.fromkeys(metric for row in self.utterances for metric in row.values))
-        sorts = list(dict.fromkeys(sort for row in self.utterances for sort in row.labels))
-        rows: list[dict[str, str | float]] = [{"name": row.name, "seconds": row.seconds} for row in self.utterances]
-        for line, row in zip(rows, self.utterances, strict=True):
-            line |= {metric: row.values.get(metric, "") for metric in columns}
-            line |= {sort: "+".join(row.labels.get(sort, ())) for sort in sorts}
+    def csv_rows(self) -> list[dict[str, str | float]]:
+        """Return one flat row for each utterance, in order; all have the same keys, a missing metric is empty."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row.values))
+        label_names = list(dict.fromkeys(name for row in self.rows for name in row.labels))
+        lines: list[dict[str, str | float]] = []
+        for row in self.rows:
+            line: dict[str, str | float] = {"name": row.name, "seconds": row.seconds}
+            line |= {key: row.values.get(key, "") for key in columns}
+            line |= {name: "+".join(row.labels.get(name, ())) for name in label_names}
             skipped = {**self.unavailable, **row.skipped}
             line |= {"skipped": "; ".join(f"{metric}: {reason}" for metric, reason in skipped.items())}
-            line |= {"counted": "yes" if row.is_counted else "no", "reason": row.reason}
-        return rows
+            lines.append(line | {"counted": "yes" if row.is_counted else "no", "reason": row.reason})
+        return lines
 
-    def paired(self, group: str) -> tuple[Row, ...]:
-        """Return the counted utterances, in order, that have a metric's value for degraded speech and every system."""
-        wanted = [f"{group}/{name}" for name in self.speech]
-        return tuple(row for row in self.utterances if row.is_counted and all(key in row.values for key in wanted))
+    def paired(self, metric: str) -> tuple[Row, ...]:
+        """Return the counted utterances, in order, that have a metric for degraded speech and for every system."""
+        keys = [f"{metric}/{name}" for name in self.compared]
+        return tuple(row for row in self.rows if row.is_counted and all(key in row.values for key in keys))
 
-    def skips(self) -> dict[str, dict[str, int]]:
-        """Return for every metric that was skipped how many measurements each reason cost; 0: all of them."""
-        found: dict[str, dict[str, int]] = {name: {reason: 0} for name, reason in self.unavailable.items()}
-        for row in self.utterances:
-            for metric, reason in row.skipped.items():
-                counts = found.setdefault(metric.partition("/")[0], {})
-                counts[reason] = counts.get(reason, 0) + 1
-        return found
+    def skip_counts(self) -> dict[str, dict[str, int]]:
+        """Return for each skipped metric how many measurements each reason cost; 0 stands for all of them."""
+        counts: dict[str, dict[str, int]] = {name: {reason: 0} for name, reason in self.unavailable.items()}
+        for row in self.rows:
+            for key, reason in row.skipped.items():
+                reasons = counts.setdefault(key.partition("/")[0], {})
+                reasons[reason] = reasons.get(reason, 0) + 1
+        return counts
 
     def failures(self) -> tuple[Row, ...]:
         """Return the utterances with which something went wrong, also those that still count."""
-        return tuple(row for row in self.utterances if row.reason)
+        return tuple(row for row in self.rows if row.reason)
 
     def worst_first(self) -> tuple[Row, ...]:
-        """Return the counted utterances, those on which the last system is worst by `ranked_by` first."""
-        counted = [row for row in self.utterances if row.is_counted]
-        if (metric := self.ranked_by) is None:
+        """Return the counted utterances, those on which the last system is worst by `ranking_metric` first."""
+        counted = [row for row in self.rows if row.is_counted]
+        if (metric := self.ranking_metric) is None:
             return tuple(sorted(counted, key=lambda row: row.name))
-        key, worse_by = f"{metric}/{self.speech[-1]}", VALUES[metric].worse_by
-        return tuple(sorted(counted, key=lambda row: (-worse_by(row.values[key]), row.name)))
+        key, worsening = f"{metric}/{self.compared[-1]}", VALUES[metric].worsening
+        return tuple(sorted(counted, key=lambda row: (-worsening(row.values[key]), row.name)))
 
     @property
-    def ranked_by(self) -> str | None:
-        """The metric that tells which utterances are worst: log-mel distance, without clean recordings DNSMOS.
+    def ranking_metric(self) -> str | None:
+        """The metric that ranks utterances: log-mel distance, or without clean recordings DNSMOS.
 
-        None where no metric could be had for every counted utterance and system.
+        None where no metric exists for every counted utterance and system.
         """
-        counted = sum(row.is_counted for row in self.utterances)
+        counted = sum(row.is_counted for row in self.rows)
         names = [*RANKING, *(name for name, value in VALUES.items() if value.better != "zero")]
         return next((name for name in names if counted and len(self.paired(name)) == counted), None)
 
     def spread(self, count: int) -> tuple[str, ...]:
-        """Return the names of at most `count` utterances from the worst to the best, evenly spaced between them."""
-        ordered = self.worst_first()
-        places = np.linspace(0, len(ordered) - 1, min(count, len(ordered)))
-        return tuple(ordered[round(place)].name for place in places)
+        """Return the names of at most `count` utterances from the worst to the best, evenly spaced by rank."""
+        ranked = self.worst_first()
+        ranks = np.linspace(0, len(ranked) - 1, min(count, len(ranked)))
+        return tuple(ranked[round(rank)].name for rank in ranks)
 
 
 def evaluate(
-    items: Iterable[Item],
+    utterances: Iterable[Utterance],
     systems: Mapping[str, System],
     sample_rate_hz: int,
     metrics: Sequence[str] = DISTANCES,
@@ -162,97 +164,99 @@ def evaluate(
 ) -> Evaluation:
     """Measure degraded and restored speech, against clean speech where there is some, utterance by utterance.
 
-    An utterance that cannot be evaluated (unequal lengths, values that are not finite, silence, a system that raises
-    ValueError) becomes a row with the reason, and the others go on. A system that answers with silence is listed, and
-    counts.
+    An utterance that cannot be evaluated (different lengths, values that are not finite, silence, a system that raises
+    ValueError) becomes a row with the reason. A system that returns silence is listed, and counts.
 
     Args:
-        items: consumed one by one, each let go of after its row.
-        systems: name → restored wave at `sample_rate_hz`, the final system last; none is named "degraded".
-        sample_rate_hz: the rate of every wave.
-        metrics: of `metrics.registry.METRICS`; one whose library is missing is noted as unavailable.
+        utterances: consumed one by one.
+        systems: by name, restored waves at `sample_rate_hz`; the final system is the last.
+        sample_rate_hz: of every wave.
+        metrics: names in `metrics.registry.METRICS`; one whose library is missing is reported as unavailable.
         max_delay_seconds: how late or early a system may be, for metrics that align.
 
     Raises:
-        ValueError: there are no items, two have one name, a system has a name that metrics use, a metric is unknown.
+        ValueError: there are no utterances, two have the same name, a system has a reserved name, a metric is unknown.
     """
     check_names(metrics)
-    if taken := {"degraded", "clean", "improvement"} & set(systems):
-        raise ValueError(f"a system is named '{taken.pop()}', which metrics use; give it another name")
+    if reserved := {"degraded", "clean", "improvement"} & set(systems):
+        raise ValueError(f"a system is named '{reserved.pop()}', which is reserved; should have another name")
     unavailable = {name: reason for name in metrics if (reason := missing_library(name))}
-    measured = [name for name in metrics if name not in unavailable]
+    available = [name for name in metrics if name not in unavailable]
     rows: dict[str, Row] = {}
-    for item in items:
-        if item.name in rows:
-            raise ValueError(f"two utterances are named '{item.name}'; every utterance needs its own name")
-        rows[item.name] = _evaluate_one(item, systems, sample_rate_hz, measured, max_delay_seconds)
+    for utterance in utterances:
+        if utterance.name in rows:
+            raise ValueError(f"two utterances are named '{utterance.name}'; should have different names")
+        rows[utterance.name] = _evaluate_one(utterance, systems, sample_rate_hz, available, max_delay_seconds)
     if not rows:
-        raise ValueError("there are no utterances to evaluate; name a split of the manifest that holds some")
+        raise ValueError("there are no utterances to evaluate; the split of the manifest should hold some")
     return Evaluation(tuple(rows.values()), tuple(systems), sample_rate_hz, unavailable)
 
 
 def _evaluate_one(
-    item: Item, systems: Mapping[str, System], sample_rate_hz: int, metrics: Sequence[str], max_delay_seconds: float
+    utterance: Utterance,
+    systems: Mapping[str, System],
+    sample_rate_hz: int,
+    metrics: Sequence[str],
+    max_delay_seconds: float,
 ) -> Row:
-    seconds = len(item.degraded if item.clean is None else item.clean) / sample_rate_hz
-    reference = item.degraded if item.clean is None else item.clean
+    reference = utterance.degraded if utterance.clean is None else utterance.clean
+    seconds = len(reference) / sample_rate_hz
+    try:
+        _check(reference, reference)
+        if not reference.any():
+            raise ValueError("silent" if utterance.clean is None else "silent, no reference")
+    except ValueError as error:
+        name = "degraded" if utterance.clean is None else "clean"
+        return Row(utterance.name, seconds, {}, f"{name}: {error}", is_counted=False, labels=utterance.labels)
     values: dict[str, float] = {}
     skipped: dict[str, str] = {}
     failures: list[str] = []
     remarks: list[str] = []
-    try:
-        _check(reference, reference)
-        if not reference.any():
-            raise ValueError("silent, no reference" if item.clean is not None else "silent")
-    except ValueError as error:
-        named = "degraded" if item.clean is None else "clean"
-        return Row(item.name, seconds, {}, f"{named}: {error}", is_counted=False, labels=item.labels)
-    language = "".join(item.labels.get("language", ()))
-    clean = None if item.clean is None else Voice(item.clean, sample_rate_hz, language)
-    voices: dict[str, Voice] = {}
-    for name, system in {"degraded": lambda _name: item.degraded, **systems}.items():
+    language = "".join(utterance.labels.get("language", ()))
+    clean = None if utterance.clean is None else Signal(utterance.clean, sample_rate_hz, language)
+    signals: dict[str, Signal] = {}
+    for name, system in {"degraded": lambda _name: utterance.degraded, **systems}.items():
         try:
-            wave = system(item.name)
+            wave = system(utterance.name)
             _check(wave, reference)
         except ValueError as error:
             failures.append(f"{name}: {error}")
             continue
-        voices[name] = Voice(wave, sample_rate_hz, language)
+        signals[name] = Signal(wave, sample_rate_hz, language)
         if not wave.any():
-            # Silence handed in says nothing about a system; silence handed out does.
+            # Silent input tells nothing about a system; silent output does.
             (failures if name == "degraded" else remarks).append(f"{name}: silent")
+
+    def add(metric: str, name: str, pair: SignalPair) -> None:
+        measured, reasons = measure(metric, pair)
+        values.update({f"{key}/{name}": value for key, value in measured.items()})
+        skipped.update({f"{key}/{name}": reason for key, reason in reasons.items()})
+
     for metric in (name for name in metrics if clean is not None or not METRICS[name].needs_clean):
-        for voice in (*([] if clean is None else [clean]), *voices.values()):
-            begin(metric, voice)
+        for signal in (*([] if clean is None else [clean]), *signals.values()):
+            start(metric, signal)
     if clean is not None:
         for metric in (name for name in metrics if not METRICS[name].needs_clean):
-            _take(values, skipped, "clean", metric, Sounds(None, clean))
-    for name, voice in voices.items():
-        sounds = Sounds(clean, voice, max_delay_seconds)
+            add(metric, "clean", SignalPair(None, clean))
+    for name, signal in signals.items():
+        pair = SignalPair(clean, signal, max_delay_seconds)
         for metric in metrics:
-            _take(values, skipped, name, metric, sounds)
+            add(metric, name, pair)
         if clean is not None and any(METRICS[metric].libraries for metric in metrics):
-            values[f"delay_ms/{name}"] = 1000.0 * sounds.delay / sample_rate_hz
+            values[f"delay_ms/{name}"] = 1000.0 * pair.delay_samples / sample_rate_hz
     try:
-        errors = {} if item.features is None else feature_errors(item.features)
+        errors = {} if utterance.features is None else feature_errors(utterance.features)
         values |= {f"features/{name}": error for name, error in errors.items()}
     except ValueError as error:
         failures.append(str(error))
-    return Row(item.name, seconds, values, "; ".join(failures + remarks), not failures, skipped, item.labels)
+    return Row(utterance.name, seconds, values, "; ".join(failures + remarks), not failures, skipped, utterance.labels)
 
 
-def _take(values: dict[str, float], skipped: dict[str, str], name: str, metric: str, sounds: Sounds) -> None:
-    """Measure one metric of one system."""
-    found, reasons = measure(metric, sounds)
-    values |= {f"{key}/{name}": value for key, value in found.items()}
-    skipped |= {f"{key}/{name}": reason for key, reason in reasons.items()}
-
-
-def _check(wave: np.ndarray, clean: np.ndarray) -> None:
-    """Raise ValueError where a wave cannot be measured against `clean`."""
+def _check(wave: np.ndarray, reference: np.ndarray) -> None:
+    """Raise ValueError where a wave cannot be compared with `reference`."""
     if wave.ndim != 1 or len(wave) == 0:
         raise ValueError(f"a wave of shape {wave.shape}; should be one channel that holds audio")
-    if len(wave) != len(clean):
-        raise ValueError(f"{len(wave)} values; clean has {len(clean)}")
+    if len(wave) != len(reference):
+        raise ValueError(f"{len(wave)} values; clean has {len(reference)}")
     if not (finite := np.isfinite(wave)).all():
         raise ValueError(f"{wave[~finite][0]} at value {int(np.argmin(finite))}; should be finite")

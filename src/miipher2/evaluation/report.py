@@ -1,226 +1,280 @@
-"""The evaluation as one HTML page that needs nothing else: numbers, spectrograms on one colour scale, audio players."""
+"""The evaluation as one self-contained HTML page: numbers, spectrograms on one colour scale, audio players.
 
-import html
+The page's layout and wording are in `report.html.jinja`; here is what the template cannot compute.
+"""
+
+import base64
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
+from typing import Any
+
+import jinja2
+import numpy as np
+from jaxtyping import Float
 
 from miipher2.atomic_io import write_atomically
-from miipher2.evaluation.evaluate import DISTANCES, Evaluation, Row
+from miipher2.audio.io import write_audio
+from miipher2.evaluation.evaluate import DISTANCES, Evaluation, System, Utterance
 from miipher2.evaluation.metrics.registry import VALUES
-from miipher2.evaluation.outputs import Findings
-from miipher2.evaluation.report_examples import SMALL, Example, cards, check
-from miipher2.evaluation.report_tables import (
-    WORST,
-    distributions,
-    gate_table,
-    interval_table,
-    label_tables,
-    skipped_table,
-    worst_table,
+from miipher2.evaluation.spectrogram_image import (
+    SPECTROGRAM_FLOOR_DB,
+    SPECTROGRAM_SIZE,
+    colour_scale,
+    encode_png,
+    spectrogram_image,
 )
-from miipher2.evaluation.spectrogram_image import SPECTROGRAM_FLOOR_DB, colour_scale
+from miipher2.evaluation.summary import Interval, Line, Summary
 
-# Mail and code hosts still take such a page. Only the length of the excerpts gives way.
-PAGE_BYTES = 12_000_000
-EXAMPLES, EXCERPT_SECONDS = 8, 10.0
-TABLE_ROWS, DOTS = 200, 400
-LABELS = {"pre_trained": "Pre-trained vocoder", "fine_tuned": "Fine-tuned vocoder"}
-Metrics = Mapping[str, Mapping[str, float | int]]
+# Mail and code hosts still accept such a page. Where it would be larger, the excerpts are shortened.
+MAX_PAGE_BYTES = 12_000_000
+MAX_EXAMPLES, MAX_WORST, EXCERPT_SECONDS = 8, 10, 10.0
+SMALL_SPECTROGRAM = (128, 293)  # of the worst utterances, in the proportions of the others
+MAX_TABLE_ROWS, MAX_DOTS = 200, 400
+CHARTED = ("estoi", "speaker_cosine", "pesq", "dnsmos_ovrl", "distillmos", "pitch_error")
+LABELLED = ("log_mel", "estoi", "speaker_cosine", "dnsmos_ovrl")
+SYSTEM_NAMES = {"pre_trained": "Pre-trained vocoder", "fine_tuned": "Fine-tuned vocoder"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance to look at and listen to: `clean` (where there is one), `degraded` and systems, by name."""
+
+    name: str
+    waves: Mapping[str, Float[np.ndarray, "time"]]
 
 
 def write_report(
     path: Path | str,
-    findings: Findings,
+    summary: Summary,
     examples: Sequence[Example],
     *,
     worst: Sequence[Example] = (),
     title: str = "Speech restoration",
     about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the page whole or not at all; equal input gives equal bytes.
+    """Write the page completely or not at all; equal input gives equal bytes.
 
     Args:
-        examples: at most 8; where the page would pass 12 MB, the beginning of each is shown.
-        worst: at most 10, with smaller pictures: clean and degraded speech, and the system that counts.
-        about: more to say about the run: label → text.
+        examples: at most 8; where the page would exceed 12 MB, only the beginning of each is shown.
+        worst: at most 10, with smaller pictures.
+        about: facts about the run: term → text.
 
     Raises:
         ValueError: there are too many examples, one has no degraded wave, or no utterance could be evaluated.
     """
-    path, evaluation = Path(path), findings.evaluation
-    check(examples, EXAMPLES)
-    check(worst, WORST)
-    texts = _texts(evaluation, title, about or {}) | {
-        "intervals": interval_table(findings, _label),
-        "confidence": f"{100 * findings.confidence:g}",
-        "gate": gate_table(findings, _label),
-        "labels": label_tables(findings, _label),
-        "skipped": skipped_table(evaluation),
-        "distributions": distributions(evaluation, _label),
-        "worst": worst_table(evaluation),
-    }
-    template = Template((files("miipher2") / "report_template.html").read_text(encoding="utf-8"))
+    path, evaluation = Path(path), summary.evaluation
+    _check(examples, MAX_EXAMPLES)
+    _check(worst, MAX_WORST)
+    content = _content(summary) | {"title": title, "about": about or {}}
+    template = _template()
     seconds = EXCERPT_SECONDS
     while True:
-        shown = {
-            "examples": cards(examples, evaluation, seconds, _label),
-            "worst_examples": cards(worst, evaluation, seconds, _label, SMALL),
+        cards = {
+            "examples": [_card(example, evaluation, seconds, SPECTROGRAM_SIZE) for example in examples],
+            "worst_examples": [_card(example, evaluation, seconds, SMALL_SPECTROGRAM) for example in worst],
         }
-        page = template.substitute(texts, **shown, excerpt=f"{seconds:.1f}").encode()
-        if len(page) <= PAGE_BYTES or seconds < 1.0:
+        page = template.render(content, **cards, excerpt_seconds=seconds).encode()
+        if len(page) <= MAX_PAGE_BYTES or seconds < 1.0:
             break
-        seconds *= 0.9 * PAGE_BYTES / len(page)
+        seconds *= 0.9 * MAX_PAGE_BYTES / len(page)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
 
 
-def _texts(evaluation: Evaluation, title: str, about: Mapping[str, str]) -> dict[str, str]:
-    """Return what fills the template, but for the examples."""
-    metrics = evaluation.metrics()
-    counted, failed = metrics["utterances"]["evaluated"], metrics["utterances"]["failed"]
+def select_examples(
+    evaluation: Evaluation, utterances: Mapping[str, Utterance], systems: Mapping[str, System], count: int
+) -> tuple[list[Example], list[Example]]:
+    """Return `count` utterances from the worst to the best with all systems, and the worst ten with the last system."""
+
+    def example(name: str, labels: Sequence[str]) -> Example:
+        clean = utterances[name].clean
+        waves = {} if clean is None else {"clean": clean}
+        waves["degraded"] = utterances[name].degraded
+        return Example(name, waves | {label: systems[label](name) for label in labels})
+
+    return (
+        [example(name, evaluation.systems) for name in evaluation.spread(count)],
+        [example(row.name, evaluation.systems[-1:]) for row in evaluation.worst_first()[:MAX_WORST]],
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "system_name": lambda name: SYSTEM_NAMES.get(name, name.replace("_", " ").capitalize()),
+        "metric_name": lambda name: VALUES[name].label,
+        "number": lambda value, decimals: f"{value:.{decimals}f}",
+        "percent": lambda share: f"{100 * share:+.0f} %".replace("-", "−"),
+    }
+    return environment.get_template("report.html.jinja")
+
+
+def _content(summary: Summary) -> dict[str, Any]:
+    """Return all that the page shows except for title, facts and examples."""
+    evaluation, means = summary.evaluation, summary.evaluation.means()
+    rows, overall = evaluation.worst_first(), summary.overall()
+    ranking_keys = [f"{evaluation.ranking_metric}/{name}" for name in evaluation.compared]
+    other_keys = [f"log_spectral_distance/{evaluation.compared[-1]}", "features/ratio"]
+    values = [row.values[key] for row in rows for key in ranking_keys] if evaluation.ranking_metric else []
+    distances = [row.values[f"log_mel/{name}"] for row in evaluation.paired("log_mel") for name in evaluation.compared]
     return {
-        "title": html.escape(title),
-        "subtitle": f"{counted} utterances evaluated, {failed} failed · {evaluation.sample_rate_hz / 1000:g} kHz",
-        "tiles": _tiles(metrics),
-        "means": _means(metrics, evaluation) + _features(metrics),
-        "ranking": _ranking(evaluation),
-        "strips": _strips(evaluation),
-        "failures": _failures(evaluation),
-        "table": _table(evaluation),
-        "rows": str(TABLE_ROWS),
+        "evaluation": evaluation,
+        "means": means,
+        "tiles": _tiles(means),
+        "distances": [metric for metric in DISTANCES if metric in means],
+        "interval_systems": [
+            name for name in ("clean", *evaluation.compared) if any(line.system == name for line in overall)
+        ],
+        "interval_rows": [
+            {"value": VALUES[metric], "cells": {line.system: _cell(line) for line in overall if line.metric == metric}}
+            | {"count": next(line.count for line in overall if (line.metric, line.system) == (metric, "degraded"))}
+            for metric in dict.fromkeys(line.metric for line in overall)
+        ],
+        "confidence": f"{100 * summary.confidence:g}",
+        "verdicts": [(each, each.loss and _formatted(each.loss, 3, "+")) for each in summary.verdicts],
+        "labelled": LABELLED,
+        "label_tables": _label_tables(summary),
+        "distance_chart": _chart(evaluation, "log_mel", 0.0, _axis_end(distances)) if distances else None,
+        "charts": [chart for metric in CHARTED if (chart := _chart(evaluation, metric)) is not None],
+        "worst_metrics": [metric for metric in ("log_mel", *CHARTED[:5]) if evaluation.paired(metric)],
+        "worst_rows": rows[:MAX_WORST],
+        "table_rows": rows[:MAX_TABLE_ROWS],
+        "max_table_rows": MAX_TABLE_ROWS,
+        "ranking_keys": ranking_keys if evaluation.ranking_metric else [],
+        "other_keys": [key for key in other_keys if any(key in row.values for row in rows)],
+        "bar_end": _axis_end(values) if values else 1.0,
+        "failures": evaluation.failures()[:MAX_TABLE_ROWS],
+        "decimals": {name: value.decimals for name, value in VALUES.items()},
         "colours": ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colour_scale(9)),
-        "floor": f"{SPECTROGRAM_FLOOR_DB:g}".replace("-", "−"),
-        "about": "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in about.items()),
+        "floor_db": f"{SPECTROGRAM_FLOOR_DB:g}".replace("-", "−"),
     }
 
 
-def _ranking(evaluation: Evaluation) -> str:
-    """Return by what utterances are ordered, in words."""
-    metric, system = evaluation.ranked_by, _label(evaluation.speech[-1])
-    return "By name: no metric was had for all." if metric is None else f"By {_name(metric)} of {system}."
-
-
-def _tiles(metrics: Metrics) -> str:
+def _tiles(means: Mapping[str, Mapping[str, float | int]]) -> list[tuple[str, str]]:
+    """Return the main results: number and text."""
     tiles = []
-    if "ratio" in metrics.get("features", {}):
-        tiles.append((f"{metrics['features']['ratio']:.2f}", "feature error, cleaned / degraded"))
-    for group in DISTANCES:
-        if "improvement" in metrics.get(group, {}):
-            text = f"{_name(group).removesuffix(', dB').lower()}, restored against degraded"
-            tiles.append((_percent(-metrics[group]["improvement"]), text))
-    for group in ("dnsmos_ovrl", "distillmos"):  # where nothing can be compared with a clean recording
-        if group in metrics and not set(DISTANCES) & set(metrics):
-            *_, restored = metrics[group].values()
-            text = f"{_name(group)}, restored; degraded {metrics[group]['degraded']:.2f}"
+    if "ratio" in means.get("features", {}):
+        tiles.append((f"{means['features']['ratio']:.2f}", "feature error, cleaned / degraded"))
+    for metric in DISTANCES:
+        if "improvement" in means.get(metric, {}):
+            share = f"{-100 * means[metric]['improvement']:+.0f} %".replace("-", "−")
+            name = VALUES[metric].label.removesuffix(", dB").lower()
+            tiles.append((share, f"{name}, restored against degraded"))
+    for metric in ("dnsmos_ovrl", "distillmos"):
+        if metric in means and not set(DISTANCES) & set(means):  # nothing is compared with a clean recording
+            *_, restored = means[metric].values()
+            text = f"{VALUES[metric].label}, restored; degraded {means[metric]['degraded']:.2f}"
             tiles.append((f"{restored:.2f}", text))
-    tiles.append((str(metrics["utterances"]["evaluated"]), f"utterances, {metrics['utterances']['failed']} failed"))
-    return "".join(f'<div class="tile card"><b>{value}</b><span>{text}</span></div>' for value, text in tiles)
+    counts = means["utterances"]
+    return [*tiles, (str(counts["evaluated"]), f"utterances, {counts['failed']} failed")]
 
 
-def _means(metrics: Metrics, evaluation: Evaluation) -> str:
-    groups = [group for group in DISTANCES if group in metrics]
-    if not groups:
-        return ""
-    rows = "<tr><th>Speech</th>" + "".join(f"<th>{_name(group)}</th>" for group in groups) + "</tr>"
-    for place, name in enumerate(evaluation.speech):
-        rows += f"<tr><td>{_key(place)}{_label(name)}</td>"
-        for group in groups:
-            value, before = metrics[group][name], metrics[group]["degraded"]
-            change = _percent(value / before - 1.0) if place and before > 0.0 else ""
-            rows += f"<td>{value:.3f}<small>{change}</small></td>"
-        rows += "</tr>"
-    return (
-        '<h2>Means</h2>\n<p class="quiet">Distances to the clean recording over the counted utterances. Lower is '
-        f'nearer.</p>\n<div class="card scroll"><table>{rows}</table></div>'
-    )
+def _label_tables(summary: Summary) -> dict[str, list[dict[str, Any]]]:
+    """Return for each label name a row for each label and system."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for line in summary.lines:
+        if line.label_name != "all":
+            rows = tables.setdefault(line.label_name, [])
+            if line.metric in LABELLED and line.system != "clean":
+                key = {"label": line.label, "system": line.system}
+                row = next((row for row in rows if key.items() <= row.items()), None)
+                if row is None:
+                    rows.append(row := key | {"count": 0, "cells": {}})
+                row["count"] = max(row["count"], line.count)
+                row["cells"][line.metric] = _cell(line)
+    return tables
 
 
-def _features(metrics: Metrics) -> str:
-    if "features" not in metrics:
-        return ""
-    rows = "<tr><th>Features</th><th>degraded</th><th>cleaned</th><th>cleaned / degraded</th></tr>"
-    for kind, label in (("", "Squared error"), ("l1_", "Absolute error")):
-        found = [metrics["features"].get(f"{kind}{name}") for name in ("degraded", "cleaned", "ratio")]
-        cells = "".join("<td>–</td>" if value is None else f"<td>{value:.3f}</td>" for value in found)
-        rows += f"<tr><td>{label}</td>{cells}</tr>"
-    return f'<div class="card scroll"><table>{rows}</table></div>'
-
-
-def _strips(evaluation: Evaluation) -> str:
-    counted = evaluation.paired("log_mel")
-    if not counted:
-        return ""
-    widest = _axis_end([row.values[f"log_mel/{name}"] for row in counted for name in evaluation.speech])
-    step, strips = math.ceil(len(counted) / DOTS), ""
-    for place, name in enumerate(evaluation.speech):
-        values = [row.values[f"log_mel/{name}"] for row in counted]
-        strips += f'<div class="strip s{place % 4}"><div>{_key(place)}{_label(name)}</div><div class="track">'
-        for i in range(0, len(values), step):
+def _chart(
+    evaluation: Evaluation, metric: str, low: float | None = None, high: float | None = None
+) -> dict[str, Any] | None:
+    """Return a strip of dots for each system, one dot for each utterance; None where no utterance has the metric."""
+    rows = evaluation.paired(metric)
+    if not rows:
+        return None
+    values = [row.values[f"{metric}/{name}"] for row in rows for name in evaluation.compared]
+    low = min(values) if low is None else low
+    width = ((max(values) if high is None else high) - low) or 1.0
+    step = math.ceil(len(rows) / MAX_DOTS)
+    strips = []
+    for system in evaluation.compared:
+        values = [row.values[f"{metric}/{system}"] for row in rows]
+        dots = [
             # Three heights, so that neighbours do not hide each other.
-            style = f"left:{100 * values[i] / widest:.2f}%;top:{(0.35, 0.9, 1.45)[i // step % 3]}rem"
-            strips += f'<i style="{style}" title="{html.escape(counted[i].name)}: {values[i]:.3f}"></i>'
+            {
+                "x": 100 * (values[i] - low) / width,
+                "y": (0.35, 0.9, 1.45)[i // step % 3],
+                "row": rows[i],
+                "value": values[i],
+            }
+            for i in range(0, len(values), step)
+        ]
         mean = sum(values) / len(values)
-        strips += f'<b style="left:{100 * mean / widest:.2f}%" title="mean {mean:.3f}"></b></div></div>'
-    axis = "".join(f"<span>{share * widest:.2f}</span>" for share in (0.0, 0.25, 0.5, 0.75, 1.0))
-    strips += f'<div class="strip"><div></div><div class="axis">{axis}</div></div>'
-    return f'<h3 class="gap">{_name("log_mel")}</h3><div class="card strips">{strips}</div>'
+        strips.append({"system": system, "dots": dots, "mean": mean, "x": 100 * (mean - low) / width})
+    axis = [f"{low + share * width:.2f}" for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return {"metric": metric, "strips": strips, "axis": axis}
 
 
 def _axis_end(values: Sequence[float]) -> float:
-    """Return a number of which quarters are round, at or above every value."""
+    """Return a number with round quarters, at or above every value."""
     return 0.4 * max(1, math.ceil(max(values) / 0.4))
 
 
-def _failures(evaluation: Evaluation) -> str:
-    rows = "".join(
-        f'<tr><td>{html.escape(row.name)}</td><td class="reason">{html.escape(row.reason)}</td>'
-        f"<td>{'counted' if row.is_counted else 'not counted'}</td></tr>"
-        for row in evaluation.failures()[:TABLE_ROWS]
-    )
-    return f'<div class="card scroll"><table>{rows}</table></div>' if rows else "<p>None.</p>"
+def _cell(line: Line) -> dict[str, Any]:
+    """Return a mean and its change against degraded, formatted, and whether the change is better, worse or neither."""
+    decimals, worsening = VALUES[line.metric].decimals, VALUES[line.metric].worsening
+    cell: dict[str, Any] = {"mean": _formatted(line.value, decimals), "change": None}
+    if line.difference is not None:
+        low, high = sorted((worsening(line.difference.low), worsening(line.difference.high)))
+        direction = "worse" if low > 0 else "better" if high < 0 else "even"
+        cell |= {"change": _formatted(line.difference, decimals, "+"), "direction": direction}
+    return cell
 
 
-def _table(evaluation: Evaluation) -> str:
-    rows, names, metric = evaluation.worst_first(), evaluation.speech, evaluation.ranked_by
-    heads = "<tr><th>Utterance</th><th>seconds</th>"
-    shown = [] if metric is None else [f"{metric}/{name}" for name in names]
-    heads += "".join(f"<th>{_label(key.split('/')[1])}<br>{_name(key.split('/')[0])}</th>" for key in shown)
-    others = [f"log_spectral_distance/{names[-1]}", "features/ratio"]
-    others = [key for key in others if any(key in row.values for row in rows)]
-    for key in others:
-        group, name = key.split("/")
-        ratio = "feature error<br>cleaned / degraded"
-        heads += f"<th>{ratio if group == 'features' else f'{_label(name)}<br>{_name(group)}'}</th>"
-    every = [row.values[key] for row in rows for key in shown]
-    widest = _axis_end(every) if every else 1.0
-    return f"{heads}</tr>" + "".join(_table_row(row, shown, others, widest) for row in rows[:TABLE_ROWS])
+def _formatted(interval: Interval, decimals: int, sign: str = "") -> list[str]:
+    numbers = (interval.mean, interval.low, interval.high)
+    return [f"{number:{sign}.{decimals}f}".replace("-", "−") for number in numbers]
 
 
-def _table_row(row: Row, shown: Sequence[str], others: Sequence[str], widest: float) -> str:
-    cells = f"<td>{html.escape(row.name)}</td><td>{row.seconds:.2f}</td>"
-    for place, key in enumerate(shown):
-        width = 100 * max(0.0, row.values[key]) / widest
-        bar = f'<span class="bar s{place % 4}"><i style="width:{width:.1f}%"></i></span>'
-        cells += f"<td>{row.values[key]:.3f}{bar}</td>"
-    for key in others:
-        cells += f"<td>{row.values[key]:.2f}</td>" if key in row.values else "<td>–</td>"
-    return f"<tr>{cells}</tr>"
+def _check(examples: Sequence[Example], most: int) -> None:
+    if len(examples) > most:
+        raise ValueError(f"{len(examples)} examples; should be at most {most}")
+    for example in examples:
+        if "degraded" not in example.waves or len({wave.shape for wave in example.waves.values()}) != 1:
+            shapes = {label: wave.shape for label, wave in example.waves.items()}
+            raise ValueError(f"example '{example.name}' has {shapes}; should have 'degraded', all of its length")
 
 
-def _name(metric: str) -> str:
-    return html.escape(VALUES[metric].label)
+def _card(example: Example, evaluation: Evaluation, seconds: float, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the pictures and sounds of an utterance's first seconds."""
+    rate_hz, metric = evaluation.sample_rate_hz, evaluation.ranking_metric
+    row = next((row for row in evaluation.rows if row.name == example.name), None)
+    waves = {name: wave[: max(1, round(seconds * rate_hz))] for name, wave in example.waves.items()}
+    reference = next(iter(waves.values()))
+    panels = [
+        {
+            "system": name,
+            "value": None if row is None or metric is None else row.values.get(f"{metric}/{name}"),
+            "png": encode_png(spectrogram_image(wave, rate_hz, reference, size)),
+            "flac": _encode_flac(wave, rate_hz),
+            "seconds": len(wave) / rate_hz,
+        }
+        for name, wave in waves.items()
+    ]
+    return {"name": example.name, "panels": panels}
 
 
-def _label(name: str) -> str:
-    return html.escape(LABELS.get(name, name.replace("_", " ").capitalize()))
-
-
-def _key(place: int) -> str:
-    return f'<span class="key s{place % 4}"></span>'
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.0f} %".replace("-", "−")
+def _encode_flac(wave: np.ndarray, sample_rate_hz: int) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "wave.flac"
+        write_audio(path, np.ascontiguousarray(wave, dtype=np.float32), sample_rate_hz)
+        return base64.b64encode(path.read_bytes()).decode()

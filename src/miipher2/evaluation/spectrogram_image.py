@@ -22,7 +22,8 @@ def spectrogram_image(
 ) -> UInt8[np.ndarray, "row column"]:
     """Return a spectrogram as colour indices, highest frequency first.
 
-    Colour 0 is `SPECTROGRAM_FLOOR_DB` below the loudest point of `reference` or less, the last colour that point or more.
+    Colour 0 is `SPECTROGRAM_FLOOR_DB` below the loudest point of `reference` or less, the last colour that point or
+    more.
     """
     decibels, loudest = _decibels(wave, sample_rate_hz, size), _decibels(reference, sample_rate_hz, size).max()
     share = 1.0 - (decibels - loudest) / SPECTROGRAM_FLOOR_DB

@@ -1,21 +1,63 @@
-"""The evaluation as a table with intervals, in all and by labels, and the gate on content and speaker."""
+"""The summary of an evaluation: means with bootstrap intervals, in all and by label, and the gate."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from miipher2.evaluation.bootstrap import Bootstrap, Interval
+import numpy as np
+from scipy.stats import bootstrap
+
 from miipher2.evaluation.evaluate import Evaluation, Row
 from miipher2.evaluation.metrics.registry import VALUES
+from miipher2.rng import stream
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the ends of its confidence interval; of a single value, both ends are the mean."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are computed: the number of resamples, the confidence and the seed."""
+
+    resamples: int
+    confidence: float
+    seed: int
+
+    def interval(self, values: Sequence[float]) -> Interval:
+        """Return the percentile interval of the mean; every call resamples the same utterances.
+
+        For the difference between two systems, pass the difference for each utterance.
+        """
+        numbers = np.asarray(values, np.float64)
+        mean = float(numbers.mean())
+        if len(numbers) < 2:
+            return Interval(mean, mean, mean)
+        ends = bootstrap(
+            (numbers,),
+            np.mean,
+            n_resamples=self.resamples,
+            confidence_level=self.confidence,
+            method="percentile",
+            rng=stream(self.seed, "bootstrap"),
+        ).confidence_interval
+        return Interval(mean, float(ends.low), float(ends.high))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One metric of one system over the utterances of a label; `difference` is to the degraded speech, paired.
+    """One metric of one system over the utterances with one label.
 
-    Where a metric is best at zero, the difference is of distances from zero.
+    Args:
+        label_name, label: such as "language" and "en"; both "all" for all utterances.
+        difference: paired, to the degraded speech; of distances from zero where a metric is best at zero.
     """
 
-    sort: str
+    label_name: str
     label: str
     metric: str
     system: str
@@ -23,29 +65,25 @@ class Line:
     value: Interval
     difference: Interval | None
 
-    def flat(self) -> dict[str, str | int | float]:
+    def csv_row(self) -> dict[str, str | int | float]:
         """Return the line of a CSV file."""
-        difference = self.difference or Interval(0.0, 0.0, 0.0)
         return {
-            "sort": self.sort,
+            "sort": self.label_name,
             "label": self.label,
             "metric": self.metric,
             "system": self.system,
             "count": self.count,
-            **{name: float(f"{value:.6g}") for name, value in asdict(self.value).items()},
-            **{
-                f"difference_{name}": float(f"{value:.6g}") if self.difference else ""
-                for name, value in asdict(difference).items()
-            },
+            **_rounded(self.value),
+            **{f"difference_{name}": value for name, value in _rounded(self.difference).items()},
         }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of one system and metric.
+    """The gate's result for one system and metric.
 
-    `lost`: the mean loss passes the limit. `unsure`: it does not, but the interval of the loss does. `kept`: neither.
-    `not measured`: no utterance has the metric for every system.
+    `state` is "lost" where the mean loss exceeds the limit, "unsure" where only the interval of the loss does, else
+    "kept"; "not measured" where no utterance has the metric for every system.
     """
 
     system: str
@@ -55,30 +93,76 @@ class Verdict:
     loss: Interval | None
 
 
-def table(evaluation: Evaluation, chance: Bootstrap) -> list[Line]:
-    """Return a line for each metric and system over all utterances, then over those of each label."""
-    lines = list(_lines("all", "all", evaluation, evaluation.utterances, chance))
-    for sort in dict.fromkeys(sort for row in evaluation.utterances for sort in row.labels):
-        labels = sorted({label for row in evaluation.utterances for label in row.labels.get(sort, ())})
-        for label in labels:
-            rows = [row for row in evaluation.utterances if label in row.labels.get(sort, ())]
-            lines += _lines(sort, label, evaluation, rows, chance)
-    return lines
+@dataclass(frozen=True)
+class Summary:
+    """An evaluation with its means and the gate's verdicts; `confidence` is that of the intervals."""
+
+    evaluation: Evaluation
+    lines: Sequence[Line] = ()
+    verdicts: Sequence[Verdict] = ()
+    confidence: float = 0.95
+
+    def overall(self) -> list[Line]:
+        """Return the lines over all utterances."""
+        return [line for line in self.lines if line.label_name == "all"]
+
+    def metrics(self) -> dict[str, dict[str, float | int]]:
+        """Return the means, how many limits of the gate each system exceeds, and how many measurements were skipped."""
+        metrics = self.evaluation.means()
+        if self.verdicts:
+            lost = [verdict.system for verdict in self.verdicts if verdict.state == "lost"]
+            metrics["gate_lost"] = {system: lost.count(system) for system in self.evaluation.systems}
+        all_measurements = len(self.evaluation.rows) * len(self.evaluation.compared)
+        skipped = self.evaluation.skip_counts()
+        if skipped:
+            metrics["skipped"] = {name: sum(skipped[name].values()) or all_measurements for name in sorted(skipped)}
+        return metrics
+
+    def text(self) -> str:
+        """Return the means over all utterances, the gate and the skipped metrics, for a terminal."""
+        lines = [f"{'metric':<24}{'system':<22}{'n':>4}{'mean':>10}  interval            difference to degraded"]
+        for line in self.overall():
+            decimals = VALUES[line.metric].decimals
+            mean, low, high = (
+                f"{number:.{decimals}f}" for number in (line.value.mean, line.value.low, line.value.high)
+            )
+            change = ""
+            if line.difference is not None:
+                difference = line.difference
+                change = f"{difference.mean:+.{decimals}f} [{difference.low:+.3g}, {difference.high:+.3g}]"
+            interval = f"[{low}, {high}]"
+            lines.append(
+                f"{line.metric:<24}{line.system:<22}{line.count:>4}{mean:>10}  {interval:<20}{change}".rstrip()
+            )
+        lines += [f"gate: {verdict.system}: {verdict.metric} {verdict.state}" for verdict in self.verdicts]
+        for name, reasons in self.evaluation.skip_counts().items():
+            lines += [f"skipped: {name}: {reason}{f' ({n}x)' if n else ''}" for reason, n in reasons.items()]
+        return "\n".join(lines) + "\n"
 
 
-def gate(evaluation: Evaluation, lines: Iterable[Line], limits: Mapping[str, float]) -> list[Verdict]:
-    """Return for each system whether it keeps content and speaker, compared with the degraded speech.
+def summarise(evaluation: Evaluation, method: Bootstrap, limits: Mapping[str, float] | None = None) -> Summary:
+    """Return the summary of an evaluation.
 
     Args:
-        limits: metric → the largest mean loss, in the metric's unit, that is let pass.
+        limits: of the gate: metric → the largest acceptable mean loss against the degraded speech, in its unit.
 
     Raises:
-        ValueError: a limit is for a metric that is not known, or is negative.
+        ValueError: a limit is negative or for an unknown metric.
     """
+    lines = list(_lines("all", "all", evaluation, evaluation.rows, method))
+    for label_name in dict.fromkeys(name for row in evaluation.rows for name in row.labels):
+        for label in sorted({label for row in evaluation.rows for label in row.labels.get(label_name, ())}):
+            rows = [row for row in evaluation.rows if label in row.labels.get(label_name, ())]
+            lines += _lines(label_name, label, evaluation, rows, method)
+    return Summary(evaluation, lines, apply_gate(evaluation, lines, limits or {}), method.confidence)
+
+
+def apply_gate(evaluation: Evaluation, lines: Iterable[Line], limits: Mapping[str, float]) -> list[Verdict]:
+    """Return for each system whether it keeps what the limits protect; see `summarise`."""
     for metric, limit in limits.items():
         if metric not in VALUES or limit < 0:
-            raise ValueError(f"gate.{metric}={limit}: should be a loss of at least 0 of one of {', '.join(VALUES)}")
-    overall = {(line.metric, line.system): line for line in lines if line.sort == "all"}
+            raise ValueError(f"gate.{metric}={limit}; should be a loss of at least 0 of one of {', '.join(VALUES)}")
+    overall = {(line.metric, line.system): line for line in lines if line.label_name == "all"}
     return [
         _verdict(overall.get((metric, system)), system, metric, limit)
         for system in evaluation.systems
@@ -86,28 +170,37 @@ def gate(evaluation: Evaluation, lines: Iterable[Line], limits: Mapping[str, flo
     ]
 
 
+def _rounded(interval: Interval | None) -> dict[str, float | str]:
+    if interval is None:
+        return {"mean": "", "low": "", "high": ""}
+    return {name: float(f"{value:.6g}") for name, value in asdict(interval).items()}
+
+
 def _verdict(line: Line | None, system: str, metric: str, limit: float) -> Verdict:
     if line is None or line.difference is None:
         return Verdict(system, metric, limit, "not measured", None)
-    ends = sorted(VALUES[metric].worse_by(end) for end in (line.difference.low, line.difference.high))
-    loss = Interval(VALUES[metric].worse_by(line.difference.mean), *ends)
+    worsening = VALUES[metric].worsening
+    ends = sorted(worsening(end) for end in (line.difference.low, line.difference.high))
+    loss = Interval(worsening(line.difference.mean), *ends)
     state = "lost" if loss.mean > limit else "unsure" if loss.high > limit else "kept"
     return Verdict(system, metric, limit, state, loss)
 
 
-def _lines(sort: str, label: str, evaluation: Evaluation, rows: Sequence[Row], chance: Bootstrap) -> Iterable[Line]:
-    wanted = {row.name for row in rows}
-    for metric, about in VALUES.items():
-        paired = [row for row in evaluation.paired(metric) if row.name in wanted]
+def _lines(
+    label_name: str, label: str, evaluation: Evaluation, rows: Sequence[Row], method: Bootstrap
+) -> Iterable[Line]:
+    names = {row.name for row in rows}
+    for metric, value in VALUES.items():
+        paired = [row for row in evaluation.paired(metric) if row.name in names]
         if not paired:
             continue
         if all(f"{metric}/clean" in row.values for row in paired):
-            clean = chance.interval([row.values[f"{metric}/clean"] for row in paired])
-            yield Line(sort, label, metric, "clean", len(paired), clean, None)
+            clean = method.interval([row.values[f"{metric}/clean"] for row in paired])
+            yield Line(label_name, label, metric, "clean", len(paired), clean, None)
         before = [row.values[f"{metric}/degraded"] for row in paired]
-        for system in evaluation.speech:
-            values = [row.values[f"{metric}/{system}"] for row in paired]
-            size = abs if about.better == "zero" else float
-            differences = [size(value) - size(old) for value, old in zip(values, before, strict=True)]
-            difference = None if system == "degraded" else chance.interval(differences)
-            yield Line(sort, label, metric, system, len(paired), chance.interval(values), difference)
+        for system in evaluation.compared:
+            after = [row.values[f"{metric}/{system}"] for row in paired]
+            size = abs if value.better == "zero" else float
+            changes = [size(new) - size(old) for new, old in zip(after, before, strict=True)]
+            difference = None if system == "degraded" else method.interval(changes)
+            yield Line(label_name, label, metric, system, len(paired), method.interval(after), difference)

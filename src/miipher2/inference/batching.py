@@ -64,8 +64,20 @@ class Networks:
     @torch.inference_mode()
     def vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
         """Return each chunk's wave, context included; waves may continue after their chunk's end."""
-        if self.device.type == "cpu" and len(chunks) > 1:  # a batch does not fit the caches: twice the time
-            return [wave for chunk in chunks for wave in self.vocode([chunk])]
+        # On a CPU a batch does not fit the caches and takes twice the time.
+        batches = [[chunk] for chunk in chunks] if self.device.type == "cpu" else [chunks]
+        return [wave for batch in batches for wave in self._vocode(batch)]
+
+    @torch.inference_mode()
+    def set_phase(self, chunk: Chunk) -> Chunk:
+        """Return a chunk with the phase at which the vocoder continues the chunk before it; call in order."""
+        phases = chunk.stream.phase_cycles
+        positioned = replace(chunk, phase_cycles=phases[chunk.channel])
+        features = torch.from_numpy(chunk.features[: self._chunk_frames + 1]).to(self.device)
+        phases[chunk.channel] = self.vocoder.advance_phase(features, positioned.phase_cycles)
+        return positioned
+
+    def _vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
         longest = max(len(chunk.features) for chunk in chunks)
         # Few different lengths, since the first use of each is slow: on a CPU in bfloat16 up to six times the others.
         longest = -(-longest // self._length_step) * self._length_step
@@ -79,15 +91,6 @@ class Networks:
         with self._autocast():
             waves = self.vocoder.forward_chunk(torch.from_numpy(features).to(self.device, non_blocking=True), position)
         return list(_to_numpy(waves))
-
-    @torch.inference_mode()
-    def set_phase(self, chunk: Chunk) -> Chunk:
-        """Return a chunk with the phase at which the vocoder continues the chunk before it; call in order."""
-        phases = chunk.stream.phase_cycles
-        positioned = replace(chunk, phase_cycles=phases[chunk.channel])
-        features = torch.from_numpy(chunk.features[: self._chunk_frames + 1]).to(self.device)
-        phases[chunk.channel] = self.vocoder.advance_phase(features, positioned.phase_cycles)
-        return positioned
 
     def _embed(
         self, waves: Float[Tensor, "batch time"], scales: Scales, outside: Sequence[tuple[int, int]]

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from miipher2.audio.stream_resample import Resampler
+from miipher2.audio.resample import StreamResampler
 from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
 from miipher2.inference.options import FADE_FRAMES
 from miipher2.models.encoder.conv_frontend import WaveFrontEnd
@@ -235,7 +235,7 @@ class RecordingStream:
         yield np.pad(tail, ((0, 0), (0, missing)), mode="symmetric")[:, tail.shape[1] :]
 
     def _resampled_blocks(self) -> Iterator[Block]:
-        resampler = Resampler(self.source.sample_rate_hz, SAMPLE_RATE_HZ, self.source.channels)
+        resampler = StreamResampler(self.source.sample_rate_hz, SAMPLE_RATE_HZ, self.source.channels)
         for block in self.source.blocks():
             yield resampler.push(block)
         yield resampler.finish()

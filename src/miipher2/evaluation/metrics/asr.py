@@ -1,8 +1,8 @@
-"""What a weak recogniser hears in a recording: in processes of its own, beside what else is measured.
+"""Speech recognition by pocketsphinx, in processes of its own that run beside other measurements.
 
-python recogniser.py < samples     16-bit little-endian, one channel, 16 kHz; prints the words
+python asr.py < samples     16-bit little-endian, one channel, 16 kHz; prints the words
 
-Knows nothing of this package: a process should start at once.
+Imports nothing of this package, so that a process starts at once.
 """
 
 import os
@@ -11,40 +11,41 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
-RATE_HZ = 16_000
+SAMPLE_RATE_HZ = 16_000
 
 
-def start(samples: bytes) -> Future[str]:
-    """Return what will hold the words; as many are heard at a time as there are cores.
+def transcribe(samples: bytes) -> Future[str]:
+    """Start to recognise the words of a recording; as many run at a time as there are cores.
 
-    Its result raises RuntimeError where the recogniser fails.
+    The result of the future raises RuntimeError where the recognition fails.
     """
-    return _pool().submit(_heard, samples)
+    return _executor().submit(_run, samples)
 
 
 @lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="recogniser")
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="asr")
 
 
-def _heard(samples: bytes) -> str:
-    # -P: the folder of this file is no place to import from.
-    done = subprocess.run([sys.executable, "-P", __file__], input=samples, capture_output=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"the recogniser ended with {done.returncode}: {done.stderr.decode().strip()[-500:]}")
-    return done.stdout.decode()
+def _run(samples: bytes) -> str:
+    # -P: this file's folder is not on the path of imports.
+    process = subprocess.run([sys.executable, "-P", __file__], input=samples, capture_output=True, check=False)
+    if process.returncode != 0:
+        reason = process.stderr.decode().strip()[-500:]
+        raise RuntimeError(f"speech recognition ended with {process.returncode}: {reason}")
+    return process.stdout.decode()
 
 
 def main() -> None:
-    """Print the words; a decoder for each recording, since one adapts to what it heard before."""
+    """Print the words; one decoder for each recording, since a decoder adapts to what it has processed."""
     import pocketsphinx
 
-    decoder = pocketsphinx.CropReader(samprate=RATE_HZ, loglevel="FATAL")
+    decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE_HZ, loglevel="FATAL")
     decoder.start_utt()
     decoder.process_raw(sys.stdin.buffer.read(), full_utt=True)
     decoder.end_utt()
-    found = decoder.hyp()
-    sys.stdout.write(found.hypstr if found else "")
+    hypothesis = decoder.hyp()
+    sys.stdout.write(hypothesis.hypstr if hypothesis else "")
 
 
 if __name__ == "__main__":

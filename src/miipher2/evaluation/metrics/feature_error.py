@@ -17,7 +17,7 @@ class Features:
 
 
 def feature_errors(features: Features) -> dict[str, float]:
-    """Return squared and absolute feature errors against clean, and the ratios cleaned / degraded.
+    """Return the mean squared and (under `l1_`) absolute errors against clean, and the ratios cleaned / degraded.
 
     Raises:
         ValueError: the three arrays differ in shape, or hold values that are not finite.
@@ -33,13 +33,13 @@ def feature_errors(features: Features) -> dict[str, float]:
         difference = np.asarray(arrays[name], np.float64) - np.asarray(features.clean, np.float64)
         errors[name] = float(np.square(difference).mean())
         errors[f"l1_{name}"] = float(np.abs(difference).mean())
-    return errors | ratios(errors)
+    return errors | error_ratios(errors)
 
 
-def ratios(errors: Mapping[str, float | int]) -> dict[str, float]:
-    """Return cleaned / degraded, of squared and of absolute errors, where there was an error."""
+def error_ratios(errors: Mapping[str, float | int]) -> dict[str, float]:
+    """Return cleaned / degraded for squared and absolute errors, where the error of degraded speech is not 0."""
     return {
-        f"{kind}ratio": errors[f"{kind}cleaned"] / errors[f"{kind}degraded"]
-        for kind in ("", "l1_")
-        if errors[f"{kind}degraded"] > 0.0
+        f"{norm}ratio": errors[f"{norm}cleaned"] / errors[f"{norm}degraded"]
+        for norm in ("", "l1_")
+        if errors[f"{norm}degraded"] > 0.0
     }

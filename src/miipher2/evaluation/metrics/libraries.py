@@ -1,4 +1,4 @@
-"""Metrics whose work a library does: quality, intelligibility, speaker, pitch, words. Imported when used."""
+"""Metrics that a library computes: quality, intelligibility, speaker, pitch, words. Libraries are imported on use."""
 
 import contextlib
 import io
@@ -11,25 +11,26 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from miipher2.evaluation.metrics import asr as recogniser
-from miipher2.evaluation.metrics.signals import RATE_HZ, Skipped, Sounds, Voice
+from miipher2.config.schema_data import SAMPLE_RATE_HZ
+from miipher2.evaluation.metrics import asr
+from miipher2.evaluation.metrics.signals import Signal, SignalPair, SkippedMetric
 
-VOICED_FRAMES = 5
-LANGUAGE = "en"  # the only one that the recogniser knows
+MIN_VOICED_FRAMES = 5
+ASR_LANGUAGE = "en"
 
 
-def si_sdr(sounds: Sounds) -> dict[str, float]:
+def si_sdr(pair: SignalPair) -> dict[str, float]:
     """Return the scale-invariant signal-to-distortion ratio in dB.
 
     Source: Le Roux et al. 2019, "SDR: half-baked or well done?" (arXiv:1811.02508).
     """
-    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio as ratio
+    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
-    clean, other = (torch.from_numpy(np.asarray(wave, np.float64)) for wave in sounds.aligned)
-    return {"si_sdr": float(ratio(other, clean))}
+    clean, measured = (torch.from_numpy(np.asarray(wave, np.float64)) for wave in pair.aligned)
+    return {"si_sdr": float(scale_invariant_signal_distortion_ratio(measured, clean))}
 
 
-def estoi(sounds: Sounds) -> dict[str, float]:
+def estoi(pair: SignalPair) -> dict[str, float]:
     """Return the extended short-time objective intelligibility.
 
     Source: Jensen and Taal 2016, "An algorithm for predicting the intelligibility of speech masked by modulated noise".
@@ -39,95 +40,98 @@ def estoi(sounds: Sounds) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            return {"estoi": float(stoi(*sounds.aligned_16k, RATE_HZ, extended=True))}
-        except RuntimeWarning as warning:  # pystoi then answers 1e-5
-            raise Skipped("fewer than 30 frames of speech") from warning
+            return {"estoi": float(stoi(*pair.aligned_16k, SAMPLE_RATE_HZ, extended=True))}
+        except RuntimeWarning as warning:  # pystoi would return 1e-5
+            raise SkippedMetric("fewer than 30 frames of speech") from warning
 
 
-def pesq(sounds: Sounds) -> dict[str, float]:
+def pesq(pair: SignalPair) -> dict[str, float]:
     """Return PESQ, wide-band (ITU-T P.862.2)."""
     import pesq as library
 
     try:
-        return {"pesq": float(library.pesq(RATE_HZ, *sounds.aligned_16k, "wb"))}
+        return {"pesq": float(library.pesq(SAMPLE_RATE_HZ, *pair.aligned_16k, "wb"))}
     except (library.PesqError, ValueError) as error:
-        said = error.args[0] if error.args else "no reason given"
-        raise Skipped(said.decode() if isinstance(said, bytes) else str(said)) from error
+        reason = error.args[0] if error.args else "no reason given"
+        raise SkippedMetric(reason.decode() if isinstance(reason, bytes) else str(reason)) from error
 
 
-def pitch(sounds: Sounds) -> dict[str, float]:
+def pitch(pair: SignalPair) -> dict[str, float]:
     """Return the pitch error in cents over frames voiced in both, and the share of frames voiced in one only."""
-    clean, other = (_pitch(wave) for wave in sounds.aligned_16k)
-    voiced = (clean > 0) & (other > 0)
-    values = {"voicing_error": float(((clean > 0) != (other > 0)).mean())}
+    clean, measured = (_pitch_hz(wave) for wave in pair.aligned_16k)
     if not (clean > 0).any():
-        raise Skipped("no voiced frame in the clean recording")
-    if voiced.sum() >= VOICED_FRAMES:
-        values["pitch_error"] = float(np.median(np.abs(1200.0 * np.log2(other[voiced] / clean[voiced]))))
+        raise SkippedMetric("no voiced frame in the clean recording")
+    is_voiced = (clean > 0) & (measured > 0)
+    values = {"voicing_error": float(((clean > 0) != (measured > 0)).mean())}
+    if is_voiced.sum() >= MIN_VOICED_FRAMES:
+        cents = 1200.0 * np.log2(measured[is_voiced] / clean[is_voiced])
+        values["pitch_error"] = float(np.median(np.abs(cents)))
     return values
 
 
-def dnsmos(sounds: Sounds) -> dict[str, float]:
+def dnsmos(pair: SignalPair) -> dict[str, float]:
     """Return DNSMOS P.835 (signal, background, overall) and P.808.
 
     Source: Reddy et al. 2022, DNSMOS P.835 (arXiv:2110.01763).
     """
     from speechmos import dnsmos as library
 
-    found = library.run(sounds.other.at_16k, sr=RATE_HZ)
-    return {f"dnsmos_{name}": float(found[f"{name}_mos"]) for name in ("sig", "bak", "ovrl", "p808")}
+    scores = library.run(pair.measured.at_16k, sr=SAMPLE_RATE_HZ)
+    return {f"dnsmos_{name}": float(scores[f"{name}_mos"]) for name in ("sig", "bak", "ovrl", "p808")}
 
 
-def distillmos(sounds: Sounds) -> dict[str, float]:
+def distillmos(pair: SignalPair) -> dict[str, float]:
     """Return DistillMOS.
 
     Source: Stahl and Gamper 2025, "Distillation and pruning for scalable self-supervised representation-based speech
     quality assessment" (arXiv:2502.05356).
     """
     with torch.inference_mode():
-        return {"distillmos": float(_distillmos()(torch.from_numpy(sounds.other.at_16k)[None]))}
+        return {"distillmos": float(_distillmos()(torch.from_numpy(pair.measured.at_16k)[None]))}
 
 
-def speaker(sounds: Sounds) -> dict[str, float]:
-    """Return the cosine between the speaker embeddings of both voices (GE2E).
+def speaker(pair: SignalPair) -> dict[str, float]:
+    """Return the cosine between the speaker embeddings of both recordings (GE2E).
 
     Source: Wan et al. 2018, "Generalized end-to-end loss for speaker verification" (arXiv:1710.10467).
     """
-    return {"speaker_cosine": float(np.dot(_embedding(sounds.reference), _embedding(sounds.other)))}
+    return {"speaker_cosine": float(np.dot(_embedding(pair.reference), _embedding(pair.measured)))}
 
 
-def characters(sounds: Sounds) -> dict[str, float]:
-    """Return the character error rate of what a recogniser hears, against what it hears in the clean recording.
+def characters(pair: SignalPair) -> dict[str, float]:
+    """Return the character error rate of the recognised words, against those recognised in the clean recording.
 
-    pocketsphinx is weak, and knows English only: the rate says what changed, not what a listener understands.
+    pocketsphinx is weak, and English only: the rate measures what changed, not what a listener understands.
     """
     import jiwer
 
-    if sounds.other.language != LANGUAGE:
-        raise Skipped(f"the recogniser knows English only; this is '{sounds.other.language or 'unknown'}'")
-    heard = []
-    for voice in (sounds.reference, sounds.other):
-        listen(voice)
-        heard.append(voice.kept["words"].result())
-    if not heard[0]:
-        raise Skipped("the recogniser hears no word in the clean recording")
-    return {"character_error": float(jiwer.cer(*heard))}
+    if pair.measured.language != ASR_LANGUAGE:
+        raise SkippedMetric(
+            f"speech recognition is English only; the language is '{pair.measured.language or 'unknown'}'"
+        )
+    words = []
+    for signal in (pair.reference, pair.measured):
+        start_transcription(signal)
+        words.append(signal.cache["words"].result())
+    if not words[0]:
+        raise SkippedMetric("no word was recognised in the clean recording")
+    return {"character_error": float(jiwer.cer(*words))}
 
 
-def listen(voice: Voice) -> None:
+def start_transcription(signal: Signal) -> None:
     """Start to recognise the words of a recording in English, beside other work."""
-    if voice.language == LANGUAGE and "words" not in voice.kept:
-        voice.kept["words"] = recogniser.start((voice.at_16k * 32767).astype("<i2").tobytes())
+    if signal.language == ASR_LANGUAGE and "words" not in signal.cache:
+        signal.cache["words"] = asr.transcribe((signal.at_16k * 32767).astype("<i2").tobytes())
 
 
-def _pitch(wave: Float[np.ndarray, "time"]) -> Float[np.ndarray, "frame"]:
+def _pitch_hz(wave: Float[np.ndarray, "time"]) -> Float[np.ndarray, "frame"]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # pkg_resources will go; torch keeps setuptools below 82
+        warnings.simplefilter("ignore", UserWarning)  # pkg_resources is deprecated; torch requires setuptools below 82
         import pyworld
 
     values = wave.astype(np.float64)
-    coarse, times = pyworld.dio(values, RATE_HZ)
-    return pyworld.stonemask(values, coarse, times, RATE_HZ)
+    coarse, times = pyworld.dio(values, SAMPLE_RATE_HZ)
+    return pyworld.stonemask(values, coarse, times, SAMPLE_RATE_HZ)
 
 
 @lru_cache(maxsize=1)
@@ -138,15 +142,15 @@ def _distillmos() -> Any:
         return library.ConvTransformerSQAModel().eval()
 
 
-def _embedding(voice: Voice) -> Any:
-    if "embedding" not in voice.kept:
-        level = math.sqrt(float(np.square(voice.at_16k).mean()))
+def _embedding(signal: Signal) -> Any:
+    if "embedding" not in signal.cache:
+        level = math.sqrt(float(np.square(signal.at_16k).mean()))
         if level == 0.0:
-            raise Skipped("silent")
-        # -30 dB, the level that its own preprocessing brings recordings to.
-        wave = np.clip(voice.at_16k * (10.0**-1.5 / level), -1.0, 1.0).astype(np.float32)
-        voice.kept["embedding"] = _speaker_encoder().embed_utterance(wave)
-    return voice.kept["embedding"]
+            raise SkippedMetric("silent")
+        # -30 dB, the level to which its own preprocessing brings recordings.
+        wave = np.clip(signal.at_16k * (10.0**-1.5 / level), -1.0, 1.0).astype(np.float32)
+        signal.cache["embedding"] = _speaker_encoder().embed_utterance(wave)
+    return signal.cache["embedding"]
 
 
 @lru_cache(maxsize=1)

@@ -1,55 +1,56 @@
-"""The metrics by name: what each gives, which way is better, what it needs, and why it is skipped where it is."""
+"""The metrics by name: the values of each, which direction is better, what it requires, and why it is skipped."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from miipher2.evaluation.metrics import libraries as judges
-from miipher2.evaluation.metrics.signals import Skipped, Sounds, Voice
+from miipher2.evaluation.metrics import libraries
+from miipher2.evaluation.metrics.signals import Signal, SignalPair, SkippedMetric
 from miipher2.evaluation.metrics.spectral import band_share_db, log_mel_distance, log_spectral_distance
 
 
 @dataclass(frozen=True)
 class Value:
-    """One number that a metric gives; `better` is lower, higher, or zero where the sign tells the direction."""
+    """One number of a metric; `better` is "lower", "higher", or "zero" where the sign is a direction."""
 
     label: str
     better: str
     decimals: int = 2
 
-    def worse_by(self, difference: float) -> float:
-        """Return a difference so that positive is worse."""
+    def worsening(self, difference: float) -> float:
+        """Return a difference with the sign that makes positive worse."""
         return -difference if self.better == "higher" else difference
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How some values are measured, and what that needs; `begin` starts what takes long, in other processes."""
+    """How some values are measured, and what that requires; `start` begins slow work in other processes."""
 
-    measure: Callable[[Sounds], dict[str, float]]
+    measure: Callable[[SignalPair], dict[str, float]]
     values: dict[str, Value]
     libraries: tuple[str, ...] = ()
     needs_clean: bool = True
     min_seconds: float = 0.0
-    begin: Callable[[Voice], None] | None = None
+    start: Callable[[Signal], None] | None = None
 
 
-def _log_mel(sounds: Sounds) -> dict[str, float]:
-    return {"log_mel": log_mel_distance(sounds.reference.wave, sounds.other.wave, sounds.other.sample_rate_hz)}
+def _log_mel(pair: SignalPair) -> dict[str, float]:
+    rate_hz = pair.measured.sample_rate_hz
+    return {"log_mel": log_mel_distance(pair.reference.wave, pair.measured.wave, rate_hz)}
 
 
-def _log_spectral_distance(sounds: Sounds) -> dict[str, float]:
-    rate_hz = sounds.other.sample_rate_hz
-    return {"log_spectral_distance": log_spectral_distance(sounds.reference.wave, sounds.other.wave, rate_hz)}
+def _log_spectral_distance(pair: SignalPair) -> dict[str, float]:
+    rate_hz = pair.measured.sample_rate_hz
+    return {"log_spectral_distance": log_spectral_distance(pair.reference.wave, pair.measured.wave, rate_hz)}
 
 
-def _bands(sounds: Sounds) -> dict[str, float]:
+def _bands(pair: SignalPair) -> dict[str, float]:
     """Return how much larger the share of power above 4 and 8 kHz is than in the clean recording, in dB."""
-    rate_hz = sounds.other.sample_rate_hz
+    rate_hz = pair.measured.sample_rate_hz
     return {
-        f"above_{hz // 1000}_khz": band_share_db(sounds.other.wave, rate_hz, hz)
-        - band_share_db(sounds.reference.wave, rate_hz, hz)
+        f"above_{hz // 1000}_khz": band_share_db(pair.measured.wave, rate_hz, hz)
+        - band_share_db(pair.reference.wave, rate_hz, hz)
         for hz in (4000, 8000)
         if rate_hz > 2 * hz
     }
@@ -67,11 +68,11 @@ METRICS = {
             "above_8_khz": Value("Power above 8 kHz against clean, dB", "zero"),
         },
     ),
-    "si_sdr": Metric(judges.si_sdr, {"si_sdr": Value("SI-SDR, dB", "higher")}, ("torchmetrics",)),
-    "estoi": Metric(judges.estoi, {"estoi": Value("ESTOI", "higher", 3)}, ("pystoi",), min_seconds=0.4),
-    "pesq": Metric(judges.pesq, {"pesq": Value("PESQ-WB", "higher")}, ("pesq",), min_seconds=0.25),
+    "si_sdr": Metric(libraries.si_sdr, {"si_sdr": Value("SI-SDR, dB", "higher")}, ("torchmetrics",)),
+    "estoi": Metric(libraries.estoi, {"estoi": Value("ESTOI", "higher", 3)}, ("pystoi",), min_seconds=0.4),
+    "pesq": Metric(libraries.pesq, {"pesq": Value("PESQ-WB", "higher")}, ("pesq",), min_seconds=0.25),
     "pitch": Metric(
-        judges.pitch,
+        libraries.pitch,
         {
             "pitch_error": Value("Pitch error, cents (median)", "lower", 1),
             "voicing_error": Value("Voicing error, share of frames", "lower", 3),
@@ -80,7 +81,7 @@ METRICS = {
         min_seconds=0.1,
     ),
     "dnsmos": Metric(
-        judges.dnsmos,
+        libraries.dnsmos,
         {
             "dnsmos_ovrl": Value("DNSMOS overall", "higher"),
             "dnsmos_sig": Value("DNSMOS signal", "higher"),
@@ -92,80 +93,84 @@ METRICS = {
         min_seconds=0.5,
     ),
     "distillmos": Metric(
-        judges.distillmos,
+        libraries.distillmos,
         {"distillmos": Value("DistillMOS", "higher")},
         ("distillmos",),
         needs_clean=False,
         min_seconds=0.5,
     ),
     "speaker": Metric(
-        judges.speaker,
+        libraries.speaker,
         {"speaker_cosine": Value("Speaker cosine", "higher", 3)},
         ("resemblyzer", "webrtcvad", "librosa"),
         min_seconds=0.5,
     ),
     "characters": Metric(
-        judges.characters,
+        libraries.characters,
         {"character_error": Value("Character error of a weak recogniser", "lower", 3)},
         ("pocketsphinx", "jiwer"),
         min_seconds=0.5,
-        begin=judges.listen,
+        start=libraries.start_transcription,
     ),
 }
 VALUES = {name: value for metric in METRICS.values() for name, value in metric.values.items()}
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError where a metric is not known."""
+    """Check that all metrics exist.
+
+    Raises:
+        ValueError: one does not.
+    """
     if unknown := [name for name in names if name not in METRICS]:
-        raise ValueError(f"metric '{unknown[0]}' is not known; it should be one of {', '.join(METRICS)}")
+        raise ValueError(f"metric '{unknown[0]}': unknown; should be one of {', '.join(METRICS)}")
 
 
 def missing_library(name: str) -> str:
-    """Return the reason why no file can have this metric, or ""."""
+    """Return the reason why a metric cannot be measured on this machine, or ""."""
     missing = [library for library in METRICS[name].libraries if find_spec(library) is None]
     return f"{missing[0]} is not installed; uv sync --extra metrics" if missing else ""
 
 
-def begin(name: str, voice: Voice) -> None:
-    """Start what a metric needs of a recording and takes long; `measure` then waits for the rest of it only."""
+def start(name: str, signal: Signal) -> None:
+    """Start the slow work that a metric needs of a recording; `measure` then waits only for its end."""
     metric = METRICS[name]
-    if metric.begin is not None and not _unfit(metric, voice):
-        metric.begin(voice)
+    if metric.start is not None and not _unsuitable(metric, signal):
+        metric.start(signal)
 
 
-def measure(name: str, sounds: Sounds) -> tuple[dict[str, float], dict[str, str]]:
-    """Return a metric's values, and for each of its values that cannot be had the reason.
+def measure(name: str, pair: SignalPair) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the values of a metric, and the reason for each value that is missing.
 
-    Values have nine digits: where an array lies in memory decides the last bits of a sum, in ESTOI's for one.
+    Values have nine digits: the last bits of a sum depend on where an array lies in memory (ESTOI's do).
     """
     metric = METRICS[name]
     reason = missing_library(name)
-    if not reason and metric.needs_clean and sounds.clean is None:
+    if not reason and metric.needs_clean and pair.clean is None:
         reason = "there is no clean recording"
-    reason = reason or _unfit(metric, sounds.other)
+    reason = reason or _unsuitable(metric, pair.measured)
     values: dict[str, float] = {}
     if not reason:
         try:
-            values = metric.measure(sounds)
-        except Skipped as skipped:
+            values = metric.measure(pair)
+        except SkippedMetric as skipped:
             reason = str(skipped)
-    kept = {key: float(f"{value:.9g}") for key, value in values.items() if math.isfinite(value)}
-    skipped_values = {key: reason or _why(key, values, sounds) for key in metric.values if key not in kept}
-    return kept, skipped_values
+    finite = {key: float(f"{value:.9g}") for key, value in values.items() if math.isfinite(value)}
+    return finite, {key: reason or _missing(key, values, pair) for key in metric.values if key not in finite}
 
 
-def _unfit(metric: Metric, voice: Voice) -> str:
-    """Return the reason why a recording cannot have a metric, or ""."""
-    seconds = len(voice.wave) / voice.sample_rate_hz
+def _unsuitable(metric: Metric, signal: Signal) -> str:
+    """Return the reason why a metric cannot be measured on a recording, or ""."""
+    seconds = len(signal.wave) / signal.sample_rate_hz
     if seconds < metric.min_seconds:
-        return f"{seconds:.2f} s; it needs {metric.min_seconds:g} s"
-    return "silent" if metric.libraries and not voice.wave.any() else ""
+        return f"{seconds:.2f} s; should be at least {metric.min_seconds:g} s"
+    return "silent" if metric.libraries and not signal.wave.any() else ""
 
 
-def _why(key: str, values: dict[str, float], sounds: Sounds) -> str:
+def _missing(key: str, values: dict[str, float], pair: SignalPair) -> str:
+    """Return the reason why one value is missing although the metric was measured."""
     if key in values:
-        return f"gives {values[key]}"
+        return f"the result is {values[key]}"
     if key == "pitch_error":
-        return "hardly a frame is voiced in both"
-    return f"{sounds.other.sample_rate_hz} Hz holds nothing so high"
+        return f"fewer than {libraries.MIN_VOICED_FRAMES} frames are voiced in both"
+    return f"{pair.measured.sample_rate_hz} Hz has no such frequencies"

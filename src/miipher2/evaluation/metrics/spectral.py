@@ -1,4 +1,4 @@
-"""Spectral distances between two waves of one rate and length. Needs no library beyond torch."""
+"""Spectral distances between two waves of the same sample rate and length."""
 
 import math
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from miipher2.audio.spectrogram import MEL_FLOOR, default_window_samples, magnitude_spectrogram, mel_filters
 
-# Of a full-scale sine. Below it is the rounding noise of 16-bit files, which no listener hears.
+# Of a full-scale sine; below is the inaudible rounding noise of 16-bit files.
 SPECTRAL_FLOOR_DB = -100.0
-# Power of a band relative to all power: what lies lower counts as nothing.
+# Of a band relative to all power: the smallest share that counts.
 BAND_FLOOR_DB = -80.0
 
 

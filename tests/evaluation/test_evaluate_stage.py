@@ -1,15 +1,15 @@
-"""Other systems in the evaluate stage: read by the utterance's path, or refused with a reason."""
+"""Other systems in the evaluate stage are read by the utterance's path, or refused with a reason."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import miipher2.evaluation.stage
 from miipher2.audio.io import write_audio
 from miipher2.audio.resample import resample
-from miipher2.evaluation.evaluate import Item, evaluate
-from miipher2.evaluation.stage import check_systems, others
+from miipher2.evaluation import stage
+from miipher2.evaluation.evaluate import Utterance, evaluate
+from miipher2.evaluation.stage import check_systems, output_reader
 from miipher2.rng import stream
 
 RATE_HZ = 16_000
@@ -17,17 +17,17 @@ NAMES = [f"data/embedded/en/u{i}.flac" for i in range(5)]
 
 
 @pytest.fixture
-def items() -> dict[str, Item]:
+def utterances() -> dict[str, Utterance]:
     waves = {name: (0.1 * stream(0, name).standard_normal(RATE_HZ)).astype(np.float32) for name in NAMES}
-    return {name: Item(name, wave, 0.5 * wave) for name, wave in waves.items()}
+    return {name: Utterance(name, wave, 0.5 * wave) for name, wave in waves.items()}
 
 
-def test_another_systems_files_are_measured_and_what_is_wrong_with_one_is_its_own_row(
-    items: dict[str, Item], tmp_path: Path
+def test_files_of_another_system_are_measured_or_rows_with_a_reason(
+    utterances: dict[str, Utterance], tmp_path: Path
 ) -> None:
-    """As FLAC, as WAV at another rate and a little long; then missing, too short, and no sound."""
+    """A FLAC file, a longer WAV file at another rate; a missing file, one too short, one that is not audio."""
     (tmp_path / NAMES[0]).parent.mkdir(parents=True)
-    clean = [items[name].clean for name in NAMES]
+    clean = [utterances[name].clean for name in NAMES]
     assert clean[0] is not None
     assert clean[1] is not None
     assert clean[3] is not None
@@ -35,9 +35,9 @@ def test_another_systems_files_are_measured_and_what_is_wrong_with_one_is_its_ow
     longer = np.pad(resample(clean[1], RATE_HZ, 24_000), (0, 1200))
     write_audio((tmp_path / NAMES[1]).with_suffix(".wav"), longer, 24_000)
     write_audio(tmp_path / NAMES[3], clean[3][: RATE_HZ // 2], RATE_HZ)
-    (tmp_path / NAMES[4]).write_text("no sound")
-    evaluation = evaluate(items.values(), {"theirs": others(tmp_path, items, RATE_HZ, 0.1)}, RATE_HZ)
-    rows = {row.name: row for row in evaluation.utterances}
+    (tmp_path / NAMES[4]).write_text("not audio")
+    evaluation = evaluate(utterances.values(), {"theirs": output_reader(tmp_path, utterances, RATE_HZ, 0.1)}, RATE_HZ)
+    rows = {row.name: row for row in evaluation.rows}
     assert rows[NAMES[0]].values["log_mel/theirs"] < 0.01 < rows[NAMES[0]].values["log_mel/degraded"]
     assert rows[NAMES[1]].values["log_mel/theirs"] < rows[NAMES[1]].values["log_mel/degraded"]
     reasons = {name: row.reason for name, row in rows.items() if not row.is_counted}
@@ -48,13 +48,11 @@ def test_another_systems_files_are_measured_and_what_is_wrong_with_one_is_its_ow
 
 
 @pytest.mark.parametrize("name", ["fine_tuned", "degraded", "spectral_subtraction"])
-def test_a_name_that_is_taken_and_a_folder_that_is_not_there_stop_at_once(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(miipher2.judge, "ROOT", tmp_path)
+def test_reserved_name_or_missing_folder_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
     (tmp_path / "out").mkdir()
     assert check_systems({"theirs": "out"}) == {"theirs": "out"}
-    with pytest.raises(ValueError, match=rf"evaluate\.systems\.{name}: there is a system '{name}' already"):
+    with pytest.raises(ValueError, match=rf"evaluate\.systems\.{name}: the name '{name}' is reserved"):
         check_systems({name: "out"})
-    with pytest.raises(ValueError, match=r"evaluate\.systems\.theirs=nowhere: .* is no folder"):
+    with pytest.raises(ValueError, match=r"evaluate\.systems\.theirs=nowhere: .* should be a folder"):
         check_systems({"theirs": "nowhere"})

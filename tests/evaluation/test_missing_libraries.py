@@ -1,4 +1,4 @@
-"""Evaluating where the extra `metrics` is not installed: in an interpreter that has all packages but those."""
+"""`miipher2 evaluate` without the extra `metrics`, in an interpreter that has all packages but those."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ RATE_HZ = 16_000
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with links to what is installed, without the extra and what it brings along."""
+    """Return a folder with links to the installed packages, without the extra and its dependencies."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = [*(pin.split("==")[0] for pin in extras["metrics"]), "librosa"]
     hidden = {Path(str(file)).parts[0] for name in names for file in distribution(name).files or []}
@@ -37,7 +37,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_metric_of_the_extra_is_skipped_by_name_and_the_rest_is_measured(packages: Path, tmp_path: Path) -> None:
+def test_metrics_of_the_extra_are_skipped_by_name_and_the_others_measured(packages: Path, tmp_path: Path) -> None:
     clean = (0.1 * stream(0, "clean").standard_normal(RATE_HZ)).astype(np.float32)
     noise = stream(0, "noise").standard_normal(RATE_HZ).astype(np.float32)
     for name, amount in (("clean", 0.0), ("degraded", 0.05), ("restored", 0.01)):
@@ -58,9 +58,9 @@ def test_every_metric_of_the_extra_is_skipped_by_name_and_the_rest_is_measured(p
     metrics = json.loads((tmp_path / "out/evaluate.json").read_text())
     page = (tmp_path / "out/index.html").read_text()
     (row,) = csv.DictReader((tmp_path / "out/evaluate.csv").open())
-    wanted = {name: metric.libraries[0] for name, metric in METRICS.items() if metric.libraries}
-    assert len(wanted) == 8
-    for name, library in wanted.items():
+    expected = {name: metric.libraries[0] for name, metric in METRICS.items() if metric.libraries}
+    assert len(expected) == 8
+    for name, library in expected.items():
         reason = f"{library} is not installed; uv sync --extra metrics"
         assert f"skipped: {name}: {reason}\n" in done.stdout
         assert details["skipped"][name] == {reason: 0}

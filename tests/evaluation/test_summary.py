@@ -1,4 +1,4 @@
-"""The table with intervals and the gate: paired, seeded, and honest about what it cannot tell."""
+"""The summary: paired and seeded intervals, results by label, the gate; and the spectral subtraction baseline."""
 
 import csv
 import json
@@ -6,17 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from miipher2.evaluation.bootstrap import Bootstrap
 from miipher2.evaluation.evaluate import Evaluation, Row
 from miipher2.evaluation.metrics.baseline import spectral_subtraction
-from miipher2.evaluation.outputs import Findings, write_results
-from miipher2.evaluation.summary import gate, table
+from miipher2.evaluation.outputs import write_results
+from miipher2.evaluation.summary import Bootstrap, summarise
 from miipher2.rng import stream
 
-CHANCE = Bootstrap(resamples=500, confidence=0.95, seed=0)
+METHOD = Bootstrap(resamples=500, confidence=0.95, seed=0)
 
 
-def evaluation(loss: float, spread: float = 0.02, count: int = 20) -> Evaluation:
+def make_evaluation(loss: float, spread: float = 0.02, count: int = 20) -> Evaluation:
     """Return utterances whose speaker cosine falls by `loss` on average from degraded to restored."""
     rng = stream(0, "table")
     before = rng.uniform(0.5, 0.9, count)
@@ -43,78 +42,76 @@ def evaluation(loss: float, spread: float = 0.02, count: int = 20) -> Evaluation
     ("loss", "spread", "state"),
     [(0.10, 0.01, "lost"), (-0.10, 0.01, "kept"), (0.03, 0.01, "kept"), (0.04, 0.10, "unsure"), (0.06, 0.10, "lost")],
 )
-def test_the_gate_marks_who_loses_the_voice(loss: float, spread: float, state: str) -> None:
-    made = evaluation(loss, spread)
-    (verdict,) = gate(made, table(made, CHANCE), {"speaker_cosine": 0.05})
+def test_gate_compares_the_mean_loss_and_its_interval_with_the_limit(loss: float, spread: float, state: str) -> None:
+    (verdict,) = summarise(make_evaluation(loss, spread), METHOD, {"speaker_cosine": 0.05}).verdicts
     assert verdict.state == state
     assert verdict.loss is not None
     assert verdict.loss.mean == pytest.approx(loss)
     assert verdict.loss.low <= verdict.loss.mean <= verdict.loss.high
 
 
-def test_a_gate_without_its_metric_is_not_measured_and_a_wrong_one_is_named() -> None:
-    made = evaluation(0.0)
-    (verdict,) = gate(made, table(made, CHANCE), {"estoi": 0.05})
+def test_missing_metric_is_not_measured_and_a_wrong_limit_is_an_error() -> None:
+    evaluation = make_evaluation(0.0)
+    (verdict,) = summarise(evaluation, METHOD, {"estoi": 0.05}).verdicts
     assert (verdict.state, verdict.loss) == ("not measured", None)
     for limits in ({"estoy": 0.05}, {"estoi": -1.0}):
         with pytest.raises(ValueError, match=f"gate.{next(iter(limits))}="):
-            gate(made, [], limits)
+            summarise(evaluation, METHOD, limits)
 
 
 def test_differences_are_paired() -> None:
-    """Utterances differ by far more than systems: only paired differences can tell the systems apart."""
-    lines = {(line.sort, line.metric, line.system): line for line in table(evaluation(0.03, 0.01), CHANCE)}
-    line = lines["all", "speaker_cosine", "restored"]
+    """Utterances differ far more than systems: only paired differences distinguish the systems."""
+    summary = summarise(make_evaluation(0.03, 0.01), METHOD)
+    lines = {(line.metric, line.system): line for line in summary.overall()}
+    line = lines["speaker_cosine", "restored"]
     assert line.difference is not None
     assert line.difference.high < 0.0
-    before = lines["all", "speaker_cosine", "degraded"].value
+    before = lines["speaker_cosine", "degraded"].value
     assert before.low < line.value.mean < before.high
     assert line.difference.mean == pytest.approx(-0.03)
 
 
-def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
-    inside = 0
+def test_interval_covers_the_mean_as_often_as_its_confidence() -> None:
+    covered = 0
     for trial in range(200):
         values = stream(trial, "coverage").standard_normal(20)
         interval = Bootstrap(300, 0.95, trial).interval(list(values))
-        inside += interval.low <= 0.0 <= interval.high
+        covered += interval.low <= 0.0 <= interval.high
     # Percentile intervals of 20 values are a little narrow: 93 % is usual.
-    assert 0.87 <= inside / 200 <= 0.99
+    assert 0.87 <= covered / 200 <= 0.99
 
 
-def test_two_tables_are_equal_and_another_seed_is_not() -> None:
-    made = evaluation(0.03)
-    assert table(made, CHANCE) == table(made, CHANCE)
-    assert table(made, CHANCE) != table(made, Bootstrap(500, 0.95, 1))
+def test_summary_repeats_and_depends_on_the_seed() -> None:
+    evaluation = make_evaluation(0.03)
+    assert summarise(evaluation, METHOD) == summarise(evaluation, METHOD)
+    assert summarise(evaluation, METHOD) != summarise(evaluation, Bootstrap(500, 0.95, 1))
 
 
-def test_one_utterance_and_equal_values_have_an_interval_without_width() -> None:
+def test_interval_of_one_value_or_equal_values_has_no_width() -> None:
     for values in ([0.25], [0.25] * 5):
-        interval = CHANCE.interval(values)
+        interval = METHOD.interval(values)
         assert interval.mean == interval.low == interval.high == 0.25
 
 
-def test_results_are_sorted_by_every_label_of_an_utterance() -> None:
-    counts = {
-        (line.sort, line.label): line.count for line in table(evaluation(0.0), CHANCE) if line.system == "degraded"
-    }
+def test_utterance_counts_for_each_of_its_labels() -> None:
+    lines = summarise(make_evaluation(0.0), METHOD).lines
+    counts = {(line.label_name, line.label): line.count for line in lines if line.system == "degraded"}
     assert counts["all", "all"] == 20
     assert counts["language", "en"] == counts["language", "it"] == 10
     assert counts["degradation", "noise"] == 20
     assert counts["degradation", "room"] == 15
 
 
-def test_a_metric_that_one_system_lacks_is_left_out_for_all_and_shown_as_skipped(tmp_path) -> None:
-    made = evaluation(0.0)
-    first = made.utterances[0]
+def test_metric_that_one_system_lacks_is_left_out_for_all_and_reported_as_skipped(tmp_path) -> None:
+    complete = make_evaluation(0.0)
+    first = complete.rows[0]
     values = {name: value for name, value in first.values.items() if name != "speaker_cosine/restored"}
     lacking = Row(first.name, 1.0, values, skipped={"speaker_cosine/restored": "silent"}, labels=first.labels)
-    made = Evaluation((lacking, *made.utterances[1:]), ("restored",), 16_000, {"pesq": "pesq is not installed"})
-    lines = table(made, CHANCE)
-    by_system = {line.system: line.count for line in lines if line.metric == "speaker_cosine" and line.sort == "all"}
+    evaluation = Evaluation((lacking, *complete.rows[1:]), ("restored",), 16_000, {"pesq": "pesq is not installed"})
+    summary = summarise(evaluation, METHOD, {"speaker_cosine": 0.05})
+    by_system = {line.system: line.count for line in summary.overall() if line.metric == "speaker_cosine"}
     assert by_system == {"degraded": 19, "restored": 19}
-    findings = Findings(made, lines, gate(made, lines, {"speaker_cosine": 0.05}))
-    write_results(tmp_path, findings)
+    write_results(tmp_path, summary)
     details = json.loads((tmp_path / "evaluate_details.json").read_text())
     assert details["skipped"] == {"pesq": {"pesq is not installed": 0}, "speaker_cosine": {"silent": 1}}
     metrics = json.loads((tmp_path / "evaluate.json").read_text())
@@ -122,12 +119,12 @@ def test_a_metric_that_one_system_lacks_is_left_out_for_all_and_shown_as_skipped
     assert metrics["gate_lost"] == {"restored": 0}
     rows = list(csv.DictReader((tmp_path / "evaluate.csv").open()))
     assert rows[0]["skipped"] == "pesq: pesq is not installed; speaker_cosine/restored: silent"
-    assert len(list(csv.DictReader((tmp_path / "evaluate_table.csv").open()))) == len(lines)
-    assert "skipped: pesq: pesq is not installed" in findings.text()
+    assert len(list(csv.DictReader((tmp_path / "evaluate_table.csv").open()))) == len(summary.lines)
+    assert "skipped: pesq: pesq is not installed" in summary.text()
 
 
 @pytest.mark.parametrize("samples", [1, 100, 255, 16_000, 16_001])
-def test_the_baseline_keeps_length_and_place_and_lowers_noise(samples: int) -> None:
+def test_baseline_keeps_length_and_timing_and_reduces_noise(samples: int) -> None:
     rng = stream(0, "baseline")
     noise = (0.1 * rng.standard_normal(samples)).astype(np.float32)
     cleaned = spectral_subtraction(noise)
