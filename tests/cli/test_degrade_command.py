@@ -1,4 +1,4 @@
-"""`miipher2 degrade`: recordings in, the same degradations that training draws out, and a table of them."""
+"""`miipher2 degrade`: recordings in, recordings with the degradations of training out, and a table of these."""
 
 import csv
 from pathlib import Path
@@ -16,7 +16,7 @@ from miipher2.data.prepared import PreparedData
 from miipher2.rng import stream
 
 
-def speech(seed: int, seconds: float = 0.5, rate_hz: int = 16_000) -> np.ndarray:
+def make_speech(seed: int, seconds: float = 0.5, rate_hz: int = 16_000) -> np.ndarray:
     wave = stream(seed, "noise").uniform(-0.3, 0.3, round(seconds * rate_hz))
     return (wave * np.sin(np.linspace(0, 20, len(wave))) ** 2).astype(np.float32)
 
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     (folder / "speech").mkdir()
     for index in range(6):
-        write_audio(folder / f"speech/{index}.wav", speech(index), 16_000)
+        write_audio(folder / f"speech/{index}.wav", make_speech(index), 16_000)
     prepare_folder(folder / "speech", folder / "prepared", ROOT, seed=0, noise_files=6, rooms=6)
     return folder / "prepared"
 
@@ -36,9 +36,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recordings(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
-    write_audio(folder / "a.wav", speech(20), 16_000)
-    write_audio(folder / "deep/b.flac", speech(21, rate_hz=24_000), 24_000)
-    write_audio(folder / "deep/c.ogg", speech(22), 16_000)
+    write_audio(folder / "a.wav", make_speech(20), 16_000)
+    write_audio(folder / "deep/b.flac", make_speech(21, rate_hz=24_000), 24_000)
+    write_audio(folder / "deep/c.ogg", make_speech(22), 16_000)
     return folder
 
 
@@ -47,13 +47,13 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_tree_is_degraded_at_16_khz_and_as_the_table_says(
+def test_tree_is_degraded_at_16_khz_as_the_table_lists(
     recordings: Path, prepared: Path, tmp_path: Path, miipher2: Command
 ) -> None:
     out = tmp_path / "out"
-    said = miipher2("degrade", recordings, out, "--config", "wide", "--prepared", prepared)
-    assert said.code == 0, said.error
-    assert "3 of 3 degraded" in said.out
+    result = miipher2("degrade", recordings, out, "--config", "wide", "--prepared", prepared)
+    assert result.code == 0, result.error
+    assert "3 of 3 degraded" in result.out
     rows = table(out / "degradations.csv")
     assert [Path(row["degraded"]).relative_to(out).as_posix() for row in rows] == ["a.wav", "deep/b.flac", "deep/c.wav"]
     pools = PreparedData.read(ROOT, str(prepared)).pools(ROOT, "test")
@@ -61,7 +61,7 @@ def test_a_tree_is_degraded_at_16_khz_and_as_the_table_says(
         wave, rate_hz = read_audio(row["file"])
         clean = resample(wave, rate_hz, 16_000)
         if "babble" in row["kinds"].split():
-            continue  # its tuples are not for a table's cells to carry back
+            continue  # a table cell does not represent its tuples
         values: dict[str, dict] = {kind: {} for kind in row["kinds"].split()}
         for key, text in row.items():
             kind, _, field = key.partition(".")
@@ -74,34 +74,34 @@ def test_a_tree_is_degraded_at_16_khz_and_as_the_table_says(
     assert all(row["room.file"].endswith(".wav") for row in rows if row.get("room.response"))
 
 
-def test_the_seed_and_the_content_decide_and_nothing_else(
+def test_degradation_depends_only_on_the_seed_and_the_content(
     recordings: Path, prepared: Path, tmp_path: Path, miipher2: Command
 ) -> None:
-    def degraded(source: Path, *words: object) -> bytes:
+    def degrade(source: Path, *words: object) -> bytes:
         target = tmp_path / "one.wav"
         assert miipher2("degrade", source, target, "--config", "sidon", "--prepared", prepared, *words).code == 0
         return target.read_bytes()
 
-    first = degraded(recordings / "a.wav")
+    first = degrade(recordings / "a.wav")
     (tmp_path / "renamed.wav").write_bytes((recordings / "a.wav").read_bytes())
-    assert degraded(tmp_path / "renamed.wav") == first
+    assert degrade(tmp_path / "renamed.wav") == first
     assert miipher2("degrade", recordings, tmp_path / "out", "--config", "sidon", "--prepared", prepared).code == 0
     assert (tmp_path / "out/a.wav").read_bytes() == first
-    assert degraded(recordings / "a.wav", "--seed", 1) != first
+    assert degrade(recordings / "a.wav", "--seed", 1) != first
 
 
-def test_failures_are_listed_and_the_others_are_made(
+def test_failures_are_listed_and_the_others_degraded(
     recordings: Path, prepared: Path, tmp_path: Path, miipher2: Command
 ) -> None:
-    (recordings / "bad.wav").write_text("no sound")
-    said = miipher2("degrade", recordings, tmp_path / "out", "--config", "mini", "--prepared", prepared)
-    assert said.code == 1
-    assert "3 of 4 degraded" in said.out
-    assert "bad.wav: cannot be read" in said.error
+    (recordings / "bad.wav").write_text("not audio")
+    result = miipher2("degrade", recordings, tmp_path / "out", "--config", "mini", "--prepared", prepared)
+    assert result.code == 1
+    assert "3 of 4 degraded" in result.out
+    assert "bad.wav: cannot be read" in result.error
     assert len(table(tmp_path / "out/degradations.csv")) == 3
 
 
-def test_a_configuration_of_ones_own_without_pools_needs_no_prepared_data(
+def test_custom_configuration_without_pools_needs_no_prepared_data(
     recordings: Path, tmp_path: Path, miipher2: Command
 ) -> None:
     own = tmp_path / "own.yaml"
@@ -115,19 +115,19 @@ def test_a_configuration_of_ones_own_without_pools_needs_no_prepared_data(
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("words", "message"),
     [
-        (("in", "out", "--config", "loud"), "should be one, or one of miipher2, mini, sidon, wide"),
+        (("in", "out", "--config", "loud"), "should be a YAML file, or one of miipher2, mini, sidon, wide"),
         (("in", "out", "--config", "typo.yaml"), "typo.yaml: Key 'snr' not in 'NoiseConfig'"),
         (("in", "out", "--config", "range.yaml"), "degradation.noise.snr_db=[30.0, 5.0]: should be [low, high]"),
         (("in", "out", "--config", "mini", "--prepared", "nowhere"), "nowhere holds no manifest.parquet"),
         (("none", "out", "--config", "mini"), "none: no such file or folder"),
-        (("in", "in", "--config", "mini"), "would be replaced by its degraded self"),
+        (("in", "in", "--config", "mini"), "would be replaced by its degraded version"),
         (("in/a.wav", "out.mp3", "--config", "mini"), "should end in .wav or .flac"),
     ],
 )
-def test_mistakes_are_said_in_one_line_and_nothing_is_written(
-    recordings: Path, prepared: Path, tmp_path: Path, miipher2: Command, words: tuple[str, ...], named: str
+def test_mistakes_are_reported_in_one_line_and_nothing_is_written(
+    recordings: Path, prepared: Path, tmp_path: Path, miipher2: Command, words: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "typo.yaml").write_text("noise: {probability: 1.0, snr: [5, 30]}\n")
     (tmp_path / "range.yaml").write_text("noise: {probability: 1.0, snr_db: [30, 5]}\n")
@@ -137,8 +137,8 @@ def test_mistakes_are_said_in_one_line_and_nothing_is_written(
     ]
     if "--prepared" not in words:
         places += ["--prepared", prepared]
-    said = miipher2("degrade", *places)
-    assert said.code == 2
-    assert named in said.error
-    assert said.error.count("\n") == 1
+    result = miipher2("degrade", *places)
+    assert result.code == 2
+    assert message in result.error
+    assert result.error.count("\n") == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -1,4 +1,4 @@
-"""A headless Chromium that is driven through its own pipe: no driver, no library."""
+"""A headless Chromium, driven through its own pipe without a driver or a library."""
 
 import json
 import os
@@ -12,7 +12,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 class Chromium:
-    """One page. Whatever it asks for, and whatever its scripts complain of, is kept.
+    """One page; its requests and the errors of its scripts are kept.
 
     Source: the Chrome DevTools Protocol; --remote-debugging-pipe reads JSON from descriptor 3 and writes it to 4, each
     message ended by a zero byte.
@@ -31,9 +31,9 @@ class Chromium:
         )
         os.close(to_read)
         os.close(to_write)
-        self._number, self._held, self._session = 0, b"", ""
+        self._number, self._buffer, self._session = 0, b"", ""
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         (target,) = [one for one in self("Target.getTargets")["targetInfos"] if one["type"] == "page"]
         self._session = self("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "DOM"):
@@ -46,16 +46,16 @@ class Chromium:
         message |= {"sessionId": self._session} if self._session else {}
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while True:
-            said = self._next()
-            if said.get("id") == self._number:
-                assert "result" in said, said
-                return dict(said["result"])
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "result" in answer, answer
+                return dict(answer["result"])
 
     def evaluate(self, script: str) -> Any:
         """Return the value of an expression of the page."""
-        found = self("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        answer = self("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def wait_for(self, script: str, seconds: float = 60.0) -> Any:
         """Return the value of an expression as soon as it is true."""
@@ -66,19 +66,19 @@ class Chromium:
         return value
 
     def choose_file(self, selector: str, path: Path) -> None:
-        """Give a file to an input, as a user who picks it."""
+        """Choose a file for an input, as a user would."""
         root = self("DOM.getDocument")["root"]["nodeId"]
         node = self("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
 
     def click(self, selector: str) -> None:
-        """Press the mouse's button in the middle of an element, once it is there and has a size."""
+        """Click in the middle of an element, once it is visible."""
         box = f"document.querySelector({json.dumps(selector)})"
         self.wait_for(f"{box}?.getBoundingClientRect().width > 0")
         self.evaluate(f"{box}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
         x, y = self.evaluate(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({box}.getBoundingClientRect())")
-        for kind in ("mousePressed", "mouseReleased"):
-            self("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        for event in ("mousePressed", "mouseReleased"):
+            self("Input.dispatchMouseEvent", type=event, x=x, y=y, button="left", clickCount=1)
 
     def close(self) -> None:
         """End the browser."""
@@ -89,20 +89,20 @@ class Chromium:
         os.close(self._from)
 
     def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._held:
+        while b"\0" not in self._buffer:
             part = os.read(self._from, 1 << 20)
             assert part, "the browser has ended"
-            self._held += part
-        line, _, self._held = self._held.partition(b"\0")
-        said = json.loads(line)
-        match said.get("method"):
+            self._buffer += part
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        message = json.loads(line)
+        match message.get("method"):
             case "Network.requestWillBeSent":
-                self.requests.append(said["params"]["request"]["url"])
+                self.requests.append(message["params"]["request"]["url"])
             case "Runtime.exceptionThrown":
-                self.complaints.append(json.dumps(said["params"]))
-            case "Runtime.consoleAPICalled" if said["params"]["type"] == "error":
-                self.complaints.append(json.dumps(said["params"]["args"]))
-        return dict(said)
+                self.errors.append(json.dumps(message["params"]))
+            case "Runtime.consoleAPICalled" if message["params"]["type"] == "error":
+                self.errors.append(json.dumps(message["params"]["args"]))
+        return dict(message)
 
 
 TEXT = "document.body.innerText"

@@ -74,8 +74,11 @@ def test_result_depends_on_neither_chunks_nor_batches(roots: dict[str, Path], ne
         load(roots[networks], chunk_seconds=chunk, batch_size=batch, **SHORT_WINDOWS)(stereo, 22_050)
         for chunk, batch in [(10.0, 1), (0.7, 1), (0.02, 3), (30.0, 8)]
     ]
+    # The pitch depends on which logit is the largest: of two that are nearly equal, rounding selects one.
+    tolerance = 5e-3 if networks == "harmonic_vocos" else 1e-4
+    assert np.abs(results[0]).max() > 100 * tolerance or networks == "vocos"
     for other in results[1:]:
-        np.testing.assert_allclose(other, results[0], atol=1e-4)
+        np.testing.assert_allclose(other, results[0], atol=tolerance)
 
 
 def test_harmonic_generator_of_these_tests_is_voiced_in_turns(roots: dict[str, Path]) -> None:
