@@ -84,13 +84,13 @@ def describe(figures: dict[str, Any]) -> str:
     )
 
 
-def make_bundle(folder: Path, kind: str) -> None:
+def make_bundle(folder: Path, name: str) -> None:
     """Write full-size networks with random weights."""
     torch.manual_seed(0)
     HubertModel(HubertConfig(num_hidden_layers=6)).save_pretrained(folder / "hubert")
     encoder = load_encoder(folder / "hubert", 6)
     encoder.add_adapters(768)
-    numbers = {"kind": kind, **GENERATORS[kind]}
+    numbers = {"kind": name, **GENERATORS[name]}
     generator = build_generator(dim=encoder.dim, sample_rate_hz=RATE_HZ, **numbers).remove_weight_norm().eval()
     settings = {
         "hubert_model_name": str(folder / "hubert"),

@@ -62,12 +62,12 @@ def test_tree_is_degraded_at_16_khz_as_the_table_lists(
         clean = resample(wave, rate_hz, 16_000)
         if "babble" in row["kinds"].split():
             continue  # a table cell does not represent its tuples
-        values: dict[str, dict] = {kind: {} for kind in row["kinds"].split()}
+        values: dict[str, dict] = {name: {} for name in row["kinds"].split()}
         for key, text in row.items():
-            kind, _, field = key.partition(".")
-            if kind in values and field != "file":
-                wanted = TRANSFORMS[kind].__annotations__[field]
-                values[kind][field] = wanted(text) if wanted in (int, float, str) else (float(text) if text else None)
+            name, _, field = key.partition(".")
+            if name in values and field != "file":
+                parse = TRANSFORMS[name].__annotations__[field]
+                values[name][field] = parse(text) if parse in (int, float, str) else (float(text) if text else None)
         back, written_hz = read_audio(row["degraded"])
         assert written_hz == 16_000
         np.testing.assert_allclose(back, apply(clean, Degradation.from_dict(values), pools), atol=2**-14)

@@ -77,28 +77,30 @@ class Tags(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
-    def sources(self, tag: str, kind: str) -> list[bytes]:
-        prefix = f"data:{kind};base64,"
-        texts = [attributes["src"] or "" for name, attributes in self.found if name == tag]
+    def sources(self, tag: str, media_type: str) -> list[bytes]:
+        prefix = f"data:{media_type};base64,"
+        texts = [attributes["src"] or "" for name, attributes in self.elements if name == tag]
         assert all(text.startswith(prefix) for text in texts)
         return [base64.b64decode(text.removeprefix(prefix), validate=True) for text in texts]
 
 
 def test_page_is_well_formed_and_self_contained(page):
     tags = Tags(page)
-    links = [(tag, key) for tag, attributes in tags.found for key in attributes if key in ("href", "srcset", "action")]
+    links = [
+        (tag, key) for tag, attributes in tags.elements for key in attributes if key in ("href", "srcset", "action")
+    ]
     assert links == []
     assert "http" not in page.replace("http-equiv", "")
     assert "url(" not in page

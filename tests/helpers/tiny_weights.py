@@ -104,7 +104,7 @@ def statistics(shift: float, dim: int) -> dict[str, torch.Tensor]:
 
 def publish_all(
     root: Path,
-    kind: str,
+    encoder_name: str,
     rate_hz: int = 16_000,
     absolute: bool = False,
     seed: int = 0,
@@ -113,10 +113,10 @@ def publish_all(
 ) -> None:
     """Fill a repository with an encoder, and with what the adapter and the vocoder stages publish."""
     torch.manual_seed(seed)
-    ENCODERS[kind](root / "models" / kind)
-    name = str(root / "models" / kind) if absolute else f"models/{kind}"
+    ENCODERS[encoder_name](root / "models" / encoder_name)
+    name = str(root / "models" / encoder_name) if absolute else f"models/{encoder_name}"
     shared = {"hubert_model_name": name, "hubert_revision": None, "hubert_layer": layer}
-    encoder = load_encoder(root / "models" / kind, layer)
+    encoder = load_encoder(root / "models" / encoder_name, layer)
     encoder.add_adapters(ADAPTER_DIM)
     state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
     publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5, encoder.dim))

@@ -14,16 +14,17 @@ from miipher2.inference.restorer import Restorer
 
 
 @pytest.mark.parametrize(
-    ("kind", "generator"), [*((kind, "hifigan") for kind in ENCODERS), ("mini", "vocos"), ("mini", "harmonic_vocos")]
+    ("encoder", "generator"),
+    [*((encoder, "hifigan") for encoder in ENCODERS), ("mini", "vocos"), ("mini", "harmonic_vocos")],
 )
-def test_bundle_restores_like_the_published_weights(tmp_path: Path, kind: str, generator: str) -> None:
-    publish_all(tmp_path / "repository", kind, 24_000, generator=generator)
+def test_bundle_restores_like_the_published_weights(tmp_path: Path, encoder: str, generator: str) -> None:
+    publish_all(tmp_path / "repository", encoder, 24_000, generator=generator)
     restorer = load(tmp_path / "repository")
     save_bundle(
         restorer.weights,
         tmp_path / "bundle",
         precision="fp32",
-        encoder_from=str(tmp_path / f"repository/models/{kind}"),
+        encoder_from=str(tmp_path / f"repository/models/{encoder}"),
     )
     expected, digest = restorer(wave(5_000), 16_000), restorer.weights.digest()
     shutil.rmtree(tmp_path / "repository")

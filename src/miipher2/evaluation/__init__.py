@@ -6,5 +6,5 @@ summary             means with bootstrap intervals, in all and by label; the gat
 outputs             the JSON and CSV files
 report              the HTML page, with report.html.jinja
 spectrogram_image   spectrograms as images
-metrics             one measurement of each kind
+metrics             the metrics, one file for each family
 """

@@ -54,7 +54,7 @@ class Evaluation:
     """The metrics of a set of utterances.
 
     Args:
-        systems: in the order given; the last one is the result that counts.
+        systems: in order; the last one is the result that counts.
         unavailable: the reason for each metric that cannot be measured on this machine.
     """
 

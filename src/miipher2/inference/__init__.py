@@ -8,7 +8,7 @@ weights         the networks, read from published folders
 bundle          the networks as one folder
 batch_job       many recordings at once
 files           which files are restored, and where they go
-journal         what is finished in a folder, and with what it was made
+journal         the record of a folder: finished files, weights and options
 ray_job         a folder job on a Ray cluster
 onnx_export     the networks as ONNX graphs
 """

@@ -1,4 +1,4 @@
-"""The record of a folder of restored recordings: what is finished there, and with what it was made.
+"""The record of a folder of restored recordings: finished files, and the weights and options behind them.
 
 Each process writes a journal of its own, so that any number of processes and machines may share one folder. A record is
 one line; a line that a kill cut off is no record. A record counts only where the digests of today's files agree with

@@ -113,7 +113,7 @@ def check_exportable(weights: Weights) -> None:
     """Check that the networks can be written as graphs.
 
     Raises:
-        ValueError: the vocoder depends on where a chunk lies in its recording, which features alone do not tell.
+        ValueError: the vocoder depends on where a chunk lies in its recording, which is not in the features.
     """
     if isinstance(weights.vocoder.generator, HarmonicVocos):
         raise ValueError("--onnx: the vocoder is a harmonic_vocos, which keeps a phase; should be a hifigan or vocos")

@@ -42,7 +42,7 @@ class AudioSource(Protocol):
 class WindowGrid:
     """Attention windows of `window` frames, of which neighbours share `overlap` frames; position alone decides them.
 
-    In the middle of an overlap one window fades into the next. What lies nearer to a window's end is context: it is
+    In the middle of an overlap one window fades into the next. What is nearer to a window's end is context: it is
     attended to, and dropped. A recording of up to `window` frames is one window.
     """
 
@@ -145,7 +145,7 @@ class RecordingStream:
 
     Attributes:
         samples: values of one channel of the output.
-        failure: why the recording cannot be restored, once that is known.
+        failure: the reason why the recording cannot be restored, if any.
         phase_cycles: of each channel's next chunk; kept here for who runs the vocoder.
 
     Raises:
@@ -294,10 +294,10 @@ def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
     waiting: queue.Queue[tuple[str, object]] = queue.Queue(depth)
     is_closed = threading.Event()
 
-    def put(kind: str, value: object) -> None:
+    def put(event: str, value: object) -> None:
         while not is_closed.is_set():
             try:
-                waiting.put((kind, value), timeout=0.1)
+                waiting.put((event, value), timeout=0.1)
                 return
             except queue.Full:
                 continue
@@ -316,10 +316,10 @@ def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
     thread.start()
     try:
         while True:
-            kind, value = waiting.get()
-            if kind == "end":
+            event, value = waiting.get()
+            if event == "end":
                 return
-            if kind == "error":
+            if event == "error":
                 assert isinstance(value, BaseException)
                 raise value
             yield value  # type: ignore[misc]

@@ -142,7 +142,7 @@ def start(name: str, signal: Signal) -> None:
 def measure(name: str, pair: SignalPair) -> tuple[dict[str, float], dict[str, str]]:
     """Return the values of a metric, and the reason for each value that is missing.
 
-    Values have nine digits: the last bits of a sum depend on where an array lies in memory (ESTOI's do).
+    Values have nine digits: the last bits of a sum depend on the address of an array in memory (ESTOI's do).
     """
     metric = METRICS[name]
     reason = missing_library(name)

@@ -12,7 +12,7 @@ from miipher2.audio.resample import resample
 from miipher2.config.schema_data import SAMPLE_RATE_HZ
 
 Wave = Float[np.ndarray, "time"]
-# Below this the peak of a correlation is chance: a vocoder's speech shares no phase with the clean one.
+# Below this the peak of a correlation is random: a vocoder's speech shares no phase with the clean one.
 MIN_CORRELATION = 0.4
 
 

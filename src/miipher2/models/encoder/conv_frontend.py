@@ -159,8 +159,8 @@ class WaveFrontEnd(nn.Module):
 class WaveStatistics:
     """Mean and variance of one recording and, where a GroupNorm follows, those of the first convolution's output.
 
-    Beside each value under the convolution stands whether it lies inside the recording: the padding outside is zero
-    only after the wave has been normalised, with a mean that is known at the end.
+    Each value is paired with an indicator of whether it is inside the recording: the padding outside is zero only after
+    the wave has been normalised, with a mean that follows at the end.
     """
 
     def __init__(self, front_end: WaveFrontEnd) -> None:
