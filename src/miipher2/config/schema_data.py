@@ -19,7 +19,7 @@ CORPUS_LAYOUTS = ("folder", "libritts_r", "jvs", "fleurs_r", "vctk", "webdataset
 class DataConfig(Section):
     prepared: str = MISSING  # the folder that prepare_data wrote
     crop_seconds: float = whole_frames()
-    pad_to: str = one_of("crop", "longest", default="crop")  # the waves of a batch, to the crop or to its longest utterance
+    pad_to: str = one_of("crop", "longest", default="crop")  # a batch's waves: to the crop or to the longest
     level_db: list[float] = interval()  # of the active speech, in dB of full scale
     segment_frames: int | None = positive(None)
     on_bad_file: str = one_of("error", "skip", default="error")  # skip: replace it by the next utterance of the epoch
