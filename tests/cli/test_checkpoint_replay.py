@@ -15,6 +15,7 @@ from tiny_checkpoints import Command, make_checkpoint, write
 from miipher2 import rng
 from miipher2.cli import checkpoint_replay
 from miipher2.config import resume_routing
+from miipher2.data import dataloader
 from miipher2.training import checkpoint, stage
 from miipher2.training.summary import json_path
 
