@@ -46,7 +46,7 @@ def test_streams_do_not_follow_each_other() -> None:
 
 
 @pytest.mark.parametrize("drawn_before", [0, 1, 7, 700])
-def test_restored_generators_go_on_as_if_nothing_had_been_drawn(drawn_before: int) -> None:
+def test_restored_generators_continue_as_if_nothing_had_been_drawn(drawn_before: int) -> None:
     """Also in the middle of a pair of normal numbers, of which Python and NumPy keep the second."""
     rng.seed_all(5)
     for _ in range(drawn_before):
@@ -108,7 +108,7 @@ def test_an_unfit_state_is_an_error_and_restores_nothing(spoil: Any, error: Any)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_every_cuda_device_goes_on() -> None:
+def test_every_cuda_device_continues() -> None:
     torch.cuda.init()
     rng.seed_all(5)
     state = rng.get_state()

@@ -40,7 +40,7 @@ def test_silence_is_finite() -> None:
     assert LogMelFrontEnd(80)(silence[:, :320]).isfinite().all()
 
 
-def test_fixed_statistics_hear_the_level_and_no_other_frame() -> None:
+def test_fixed_statistics_depend_on_the_level_and_on_no_other_frame() -> None:
     wave = new_wave(1.0)[None]
     front_end = LogMelFrontEnd(80, "fixed", mean=[10.0] * 80, std=[4.0] * 80, mirror=True)
     frames = front_end(wave)

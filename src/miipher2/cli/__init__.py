@@ -7,7 +7,7 @@ demo                a page to restore recordings in a browser
 degrade             degraded recordings, for test sets
 evaluate            metrics of files or folders
 checkpoint          the subcommands of `checkpoint`
-checkpoint_command  what those subcommands share
+checkpoint_command  the command that resumes from a checkpoint
 checkpoint_ls       checkpoints that can be resumed
 checkpoint_show     what a checkpoint holds
 checkpoint_diff     differences between two checkpoints
