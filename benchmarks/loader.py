@@ -14,7 +14,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -140,7 +140,7 @@ def time_degradations(
 
 
 @contextmanager
-def timed(shares: Counter[str], *targets: tuple[Any, str, str]) -> Iterator[None]:
+def timed(shares: dict[str, float], *targets: tuple[Any, str, str]) -> Iterator[None]:
     """Add up the processor time spent inside functions, without that inside other listed ones."""
     running: list[list[float]] = []
 
@@ -170,7 +170,7 @@ def timed(shares: Counter[str], *targets: tuple[Any, str, str]) -> Iterator[None
 
 def time_steps(make: Callable[..., SpeechDataset], config: DegradationConfig, options: argparse.Namespace) -> None:
     """Print where the time of the chain goes."""
-    shares: Counter[str] = Counter()
+    shares: dict[str, float] = defaultdict(float)
     examples = warm(make(config, options.crop_seconds))
     targets = [
         (crop_reader, "read_audio", "read and decode"),
@@ -187,7 +187,7 @@ def time_steps(make: Callable[..., SpeechDataset], config: DegradationConfig, op
         total = seconds_for(examples, options.examples)
     shares["rest"] = total - sum(shares.values())
     print(f"\nshare of the time of {options.degradation}, each without the others listed")
-    for name, seconds in shares.most_common():
+    for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
         if abs(seconds) > 0.002 * total:
             print(f"{name:20} {100 * seconds / total:5.1f} %")
 

@@ -23,8 +23,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA start
 torch.set_num_threads(1)
 
 # beartype chooses the item of a list that it checks by Python's global generator, which our tests compare bit for bit.
-assert codemain.getrandbits == random.getrandbits
-codemain.getrandbits = random.Random(0).getrandbits
+assert codemain.getrandbits == random.getrandbits  # type: ignore[attr-defined]
+codemain.getrandbits = random.Random(0).getrandbits  # type: ignore[attr-defined]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 UTTERANCES = 30  # the shortest of the embedded speech: as few as leave something for every split

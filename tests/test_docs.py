@@ -28,7 +28,7 @@ def test_every_command_and_option_in_the_pages_exists(capsys: pytest.CaptureFixt
     wrong = []
     for page in PAGES:
         for words in re.findall(r"uv run (?:--extra \w+ )*miipher2 ([^`\n#]+)", page.read_text()):
-            command = tuple(re.match(r"(?:checkpoint )?[a-z]+", words)[0].split())  # type: ignore[index]
+            command = tuple(re.match(r"(?:checkpoint )?[a-z]+", words)[0].split())
             if command not in helps:
                 with pytest.raises(SystemExit):
                     main([*command, "--help"])

@@ -25,7 +25,17 @@ def alone() -> Any:
 
 
 def test_a_stream_is_a_function_of_seed_and_name() -> None:
-    names = [(0, "a"), (1, "a"), (0, "b"), (0, "a", 1), (0, "a", "1"), (0, "a", 1, 2), (0, "a", 12), (0,), (0, "a1")]
+    names: list[Any] = [
+        (0, "a"),
+        (1, "a"),
+        (0, "b"),
+        (0, "a", 1),
+        (0, "a", "1"),
+        (0, "a", 1, 2),
+        (0, "a", 12),
+        (0,),
+        (0, "a1"),
+    ]
     drawn = [tuple(rng.stream(*name).random(4)) for name in names]
     assert len(set(drawn)) == len(names)
     assert drawn == [tuple(rng.stream(*name).random(4)) for name in names]

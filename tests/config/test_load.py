@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.errors import HydraException
@@ -28,7 +29,7 @@ def test_every_stage_configuration_composes_and_is_complete(path: Path) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_uses_one_encoder_and_layer_in_all_stages(name: str) -> None:
     params = compose_params([f"experiment={name}", "data.source=data/embedded"])
-    stages = [load_config(params, stage, SCHEMAS[stage]) for stage in TRAINING_STAGES]
+    stages: list[Any] = [load_config(params, stage, SCHEMAS[stage]) for stage in TRAINING_STAGES]
     assert len({(stage.model.hubert_model_name, str(stage.model.hubert_layer)) for stage in stages}) == 1
     assert stages[0].model.adapter_hidden_dim == stages[2].model.adapter_hidden_dim
     assert stages[2].init_from.adapter == f"exp/{stages[0].name}/published"

@@ -149,7 +149,7 @@ def test_codec_transform_is_aligned(pools: Pools) -> None:
     for codec in CODECS:
         coded = Codec(codec, 32.0 if codec in BIT_RATE_CODECS else None).apply(wave, pools)
         shifts = {shift: float(np.dot(wave, np.roll(coded, -shift))) for shift in range(-1500, 1501)}
-        assert abs(max(shifts, key=lambda shift: shifts[shift])) <= 1, codec
+        assert abs(int(max(shifts, key=lambda shift: shifts[shift]))) <= 1, codec
 
 
 @pytest.mark.parametrize(

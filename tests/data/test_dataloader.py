@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def dataset(root: Path) -> SpeechDataset:
     return new_dataset(root)
 
 
-def batches(dataset: SpeechDataset, start: int = 0, stop: int = 6, workers: int = 0, **ranks: int) -> list[dict]:
+def batches(dataset: SpeechDataset, start: int = 0, stop: int = 6, workers: int = 0, **ranks: Any) -> list[dict]:
     loader = make_dataloader(dataset, start_step=start, stop_step=stop, num_workers=workers, **ranks)
     assert len(loader) == stop - start
     return list(loader)

@@ -19,7 +19,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRETEND = ("prepare_data", "train_adapter", "pre_train_vocoder", "finetune_vocoder", "evaluate")
-TINY = {
+TINY: dict[str, dict[str, Any]] = {
     "train_adapter/adapter_mini.yaml": {"steps": 8, "batch_size": 2, "log_interval": 1, "validation_interval": 4},
     "pre_train_vocoder/hifigan_pretrain_mini.yaml": {
         "steps": 6,

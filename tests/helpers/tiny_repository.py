@@ -71,6 +71,6 @@ def make_run(
             write(
                 target,
                 make_checkpoint(step, stage=stage, config=plain, run_id=f"run-{plain['name']}"),
-                **({} if command is None else {"command": command}),
+                **({} if command is None else {"command": command}),  # type: ignore[arg-type]
             )
     return folder

@@ -92,7 +92,7 @@ ENCODERS = {
 }
 
 
-def publish(folder: Path, model: dict, tensors: dict[str, torch.Tensor]) -> None:
+def publish(folder: Path, model: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"name": folder.parent.name, "steps": 20, "model": model}))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "final.safetensors")
@@ -120,7 +120,7 @@ def publish_all(
     encoder.add_adapters(ADAPTER_DIM)
     state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
     publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5, encoder.dim))
-    numbers: dict[str, object] = {"kind": generator, **GENERATORS[generator]}
+    numbers: dict[str, Any] = {"kind": generator, **GENERATORS[generator]}
     if generator == "hifigan":
         numbers["upsample_factors"] = UPSAMPLE[rate_hz]
     initial = build_generator(dim=encoder.dim, sample_rate_hz=rate_hz, **numbers).exported_state_dict()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,8 @@ def test_harmonic_generator_of_these_tests_is_voiced_in_turns(roots: dict[str, P
     """Its chunks would otherwise have no phase to continue."""
     restorer = load(roots["harmonic_vocos"])
     features = torch.from_numpy(restorer.features(varying_noise(5.0)))[None]
-    pitch = restorer.vocoder.generator.predict_pitch(restorer.vocoder.normaliser(features))
+    generator: Any = restorer.vocoder.generator
+    pitch = generator.predict_pitch(restorer.vocoder.normaliser(features))
     assert 0.5 < pitch.is_voiced.float().mean() < 0.95
     assert pitch.frequency_hz.log2().std() > 0.1
 

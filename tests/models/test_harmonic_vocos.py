@@ -92,7 +92,8 @@ def test_predicted_pitch_stays_in_the_trained_range() -> None:
 def test_training_waves_have_the_target_pitch() -> None:
     generator, features, first = new_harmonic(16_000), torch.randn(2, 25, DIM), torch.tensor([3, 77])
     time = torch.arange(25 * 320) / 16_000
-    wave = sum(torch.sin(2 * math.pi * torch.tensor([[150.0], [210.0]]) * k * time) for k in range(1, 8)) / 20
+    tones = [torch.sin(2 * math.pi * torch.tensor([[150.0], [210.0]]) * k * time) for k in range(1, 8)]
+    wave = torch.stack(tones).sum(0) / 20
     output, loss = generator.training_forward(features, wave, first)
     pitch, place = Pitch(*estimate_pitch(wave, 16_000)), ChunkPosition(first, torch.zeros(2))
     assert torch.equal(output, generator(features, place, pitch))

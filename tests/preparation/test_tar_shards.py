@@ -86,7 +86,7 @@ def test_rows_locate_their_members_and_the_digest_ignores_the_shards(shards: Pat
     other = tmp_path / "other"
     for shard in shards.iterdir():  # the same samples, each shard under another name and cut in two
         with tarfile.open(shard) as archive:
-            contents = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+            contents = {member.name: archive.extractfile(member).read() for member in archive}
         names = list(contents)
         for part in (0, 1):
             half = names[: len(names) // 6 * 3] if part else names[len(names) // 6 * 3 :]

@@ -1,6 +1,7 @@
 """One update of generator and discriminators: what changes, by which gradient, and what happens at a NaN."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_one_pass_gives_both_networks_the_gradients_of_separate_passes(
     gradients: dict[str, dict[str, Tensor]] = {}
     for optimizer in (recipe.generator_optimizer, recipe.discriminator_optimizer):
 
-        def keep(step: int, optimizer: object = optimizer) -> None:
+        def keep(step: int, optimizer: Any = optimizer) -> None:
             gradients[optimizer.name] = {name: part.grad.clone() for name, part in optimizer.parameters.items()}
 
         monkeypatch.setattr(optimizer, "step", keep)

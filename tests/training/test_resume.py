@@ -62,10 +62,11 @@ def test_five_resumes_are_one_run_with_five_parents(tmp_path: Path, whole: Path)
     "changed",
     [{"log_interval": 5}, {"validation_interval": 2}, {"save_interval": 3}, {"keep_last_n": 1}, {"steps": 13}],
 )
-def test_intervals_may_change_on_a_resume(tmp_path: Path, whole: Path, changed: dict[str, int]) -> None:
+def test_intervals_may_change_on_a_resume(tmp_path: Path, whole: Path, changed: dict[str, Any]) -> None:
     folder = tmp_path / "run"
     Tiny(folder, steps=4)()
-    Tiny(folder, **{"save_interval": 12, **changed})(folder / "checkpoint_4.pt")
+    settings: dict[str, Any] = {"save_interval": 12, **changed}
+    Tiny(folder, **settings)(folder / "checkpoint_4.pt")
     if changed == {"steps": 13}:
         assert differences(folder / "checkpoint_12.pt", whole / "checkpoint_12.pt") == []
         return
@@ -93,7 +94,7 @@ def test_random_numbers_drawn_while_loading_do_no_harm(tmp_path: Path, whole: Pa
 
 
 def test_each_global_generator_matters(tmp_path: Path, whole: Path) -> None:
-    draws = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}
+    draws: dict[str, Any] = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}
     for name, draw in draws.items():
         folder = tmp_path / name
         Tiny(folder, steps=4)()
@@ -207,7 +208,7 @@ def test_resume_at_the_last_step_trains_nothing_and_publishes_the_same(tmp_path:
 
 
 def test_a_loss_that_is_not_finite_stops_before_any_parameter_changes(tmp_path: Path) -> None:
-    captured = {}
+    captured: dict[str, Any] = {}
 
     class Broken(TinyRecipe):
         def update(self, batch: Any, step: int) -> Any:
@@ -215,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_parameter_changes(tmp_path: 
                 return super().update(batch, step)
             captured["before"] = {name: tensor.clone() for name, tensor in self.state_dict()["model"].items()}
             captured["recipe"] = self
-            loss = sum(parameter.sum() for parameter in self.model.parameters())
+            loss = torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
             self.generator_optimizer.minimize(loss * float("nan"), step)
             raise AssertionError
 
@@ -242,7 +243,7 @@ def test_a_resume_with_another_configuration_records_the_new_one(tmp_path: Path,
 def test_the_learning_rate_follows_the_step_and_not_a_networks_own_updates() -> None:
     """Otherwise a discriminator that starts late would be behind after a resume."""
     each = TinyRecipe().discriminator_optimizer
-    each.minimize(sum(parameter.sum() for parameter in each.parameters.values()), 9)
+    each.minimize(torch.stack([parameter.sum() for parameter in each.parameters.values()]).sum(), 9)
     assert each.updates == 1
     assert {group["lr"] for group in each.adamw.param_groups} == {each.schedule(9)}
     assert each.schedule(9) != each.schedule(0)
