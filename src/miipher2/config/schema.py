@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from miipher2.config.fields import Section, at_least, one_of, positive, share, whole_frames
+from miipher2.config.fields import Section, all_positive, at_least, one_of, positive, share, whole_frames
 from miipher2.config.schema_data import (
     FRAMES_PER_SECOND,
     SAMPLE_RATE_HZ,
@@ -39,6 +39,11 @@ class OptimConfig(Section):
     betas: list[float] = MISSING
     max_grad_norm: float = positive()
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.betas != MISSING and not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
+            self.reject("betas", "should be two numbers from 0 to below 1")
 
 
 def as_layers(layer: Any) -> tuple[int, ...]:
@@ -78,27 +83,27 @@ class GeneratorConfig(Section):
 @dataclass
 class HifiGanConfig(GeneratorConfig):
     kind: str = "hifigan"
-    channels: int = MISSING
-    upsample_factors: list[int] = MISSING
-    kernels: list[int] = MISSING
-    dilations: list[int] = MISSING
+    channels: int = positive()
+    upsample_factors: list[int] = all_positive()
+    kernels: list[int] = all_positive()
+    dilations: list[int] = all_positive()
 
 
 @dataclass
 class VocosConfig(GeneratorConfig):
     kind: str = "vocos"
-    channels: int = MISSING
-    hidden_channels: int = MISSING
-    blocks: int = MISSING
-    window_frames: int = MISSING
+    channels: int = positive()
+    hidden_channels: int = positive()
+    blocks: int = positive()
+    window_frames: int = positive()
 
 
 @dataclass
 class HarmonicVocosConfig(GeneratorConfig):
     kind: str = "harmonic_vocos"
-    channels: int = MISSING
-    hidden_channels: int = MISSING
-    blocks: int = MISSING
+    channels: int = positive()
+    hidden_channels: int = positive()
+    blocks: int = positive()
 
 
 GENERATORS: dict[str, type[GeneratorConfig]] = {
@@ -111,11 +116,11 @@ GENERATORS: dict[str, type[GeneratorConfig]] = {
 @dataclass
 class DiscriminatorConfig(Section):
     periods: list[int] = MISSING
-    scales: int = MISSING
+    scales: int = at_least(0)
     resolutions: list[int] = MISSING
-    channels: int = MISSING
-    max_channels: int = MISSING
-    input_scale: float = MISSING
+    channels: int = positive()
+    max_channels: int = positive()
+    input_scale: float = positive()
 
 
 @dataclass
@@ -194,9 +199,9 @@ class TrainingConfig(Section):
 
 @dataclass
 class AdapterLossConfig(Section):
-    l1: float = MISSING
-    l2: float = MISSING
-    spectral_convergence: float = MISSING
+    l1: float = at_least(0)
+    l2: float = at_least(0)
+    spectral_convergence: float = at_least(0)
 
 
 @dataclass
@@ -207,9 +212,9 @@ class AdapterConfig(TrainingConfig):
 
 @dataclass
 class VocoderLossConfig(Section):
-    mel: float = MISSING
-    feature_matching: float = MISSING
-    adversarial: float = MISSING
+    mel: float = at_least(0)
+    feature_matching: float = at_least(0)
+    adversarial: float = at_least(0)
     adversarial_from_step: int = at_least(0)  # before it only the generator trains, on the mel distance alone
 
 
@@ -222,7 +227,7 @@ class InitFromConfig(Section):
 @dataclass
 class VocoderConfig(TrainingConfig):
     encoder_input: str = one_of("clean", "degraded")
-    ema_decay: float | None = None
+    ema_decay: float | None = share(None)
     model: VocoderModelConfig = field(default_factory=VocoderModelConfig)
     optim_discriminator: OptimConfig = field(default_factory=OptimConfig)
     loss: VocoderLossConfig = field(default_factory=VocoderLossConfig)
@@ -236,19 +241,19 @@ class VocoderConfig(TrainingConfig):
 
 @dataclass
 class MaskedPredictionModelConfig(Section):
-    hidden_dim: int = MISSING
-    layers: int = MISSING
-    heads: int = MISSING
-    intermediate_dim: int = MISSING
-    kernel: int = MISSING
-    mels: int = MISSING
-    units: int = MISSING
+    hidden_dim: int = positive()
+    layers: int = positive()
+    heads: int = positive()
+    intermediate_dim: int = positive()
+    kernel: int = positive()
+    mels: int = positive()
+    units: int = positive()
 
 
 @dataclass
 class MaskedPredictionLossConfig(Section):
-    units: float = MISSING
-    mel: float = MISSING
+    units: float = at_least(0)
+    mel: float = at_least(0)
     masked_share: float = share()
     span_frames: int = positive()
 
@@ -272,12 +277,12 @@ class EvaluateConfig(Section):
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     systems: dict[str, str] = field(default_factory=dict)  # others: name -> a folder of what they restored
     metrics: list[str] = MISSING
-    max_delay_seconds: float = MISSING
-    bootstrap_resamples: int = MISSING
-    confidence: float = MISSING
+    max_delay_seconds: float = at_least(0)
+    bootstrap_resamples: int = positive()
+    confidence: float = share()
     gate: dict[str, float] = field(default_factory=dict)  # metric -> what a system may lose against degraded
     snr_bands_db: list[float] = MISSING
-    report_examples: int = MISSING
+    report_examples: int = at_least(0)
     device: str = MISSING
 
 
