@@ -9,8 +9,7 @@ import pytest
 
 from miipher2.config.paths import ROOT
 from miipher2.evaluation.evaluate import Evaluation, Row
-from miipher2.evaluation.outputs import write_results
-from miipher2.evaluation.summary import Bootstrap, summarise
+from miipher2.evaluation.summary import Bootstrap, summarise, write_results
 
 
 @pytest.fixture(scope="module")

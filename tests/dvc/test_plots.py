@@ -12,8 +12,7 @@ import yaml
 from dvc_clone import REPOSITORY, Clone, commit, read_json
 
 from miipher2.evaluation.evaluate import Evaluation, Row
-from miipher2.evaluation.outputs import write_results
-from miipher2.evaluation.summary import Bootstrap, summarise
+from miipher2.evaluation.summary import Bootstrap, summarise, write_results
 
 RESULTS = "exp/results"
 SYSTEMS = ("degraded", "pre_trained", "fine_tuned")

@@ -8,8 +8,7 @@ import pytest
 
 from miipher2.evaluation.evaluate import Evaluation, Row
 from miipher2.evaluation.metrics.baseline import spectral_subtraction
-from miipher2.evaluation.outputs import write_results
-from miipher2.evaluation.summary import Bootstrap, summarise
+from miipher2.evaluation.summary import Bootstrap, summarise, write_results
 from miipher2.rng import stream
 
 METHOD = Bootstrap(resamples=500, confidence=0.95, seed=0)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tiny_checkpoints import make_checkpoint, write
 
-from miipher2.cli import checkpoint_command, doctor
+from miipher2.cli import doctor
 from miipher2.config import command, params, paths, resume_routing
 from miipher2.config.paths import ROOT
 
@@ -39,7 +39,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def here(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make it the repository of this process."""
-    for module in (paths, params, resume_routing, command, checkpoint_command, doctor):
+    for module in (paths, params, resume_routing, command, doctor):
         monkeypatch.setattr(module, "ROOT", repository, raising=False)
     monkeypatch.setattr(params, "PARAMS", repository / "params.yaml")
     return repository

@@ -7,9 +7,8 @@ demo                a page to restore recordings in a browser
 degrade             degraded recordings, for test sets
 evaluate            metrics of files or folders
 checkpoint          the subcommands of `checkpoint`
-checkpoint_command  the command that resumes from a checkpoint
 checkpoint_ls       checkpoints that can be resumed
-checkpoint_show     what a checkpoint holds
+checkpoint_show     what a checkpoint holds, and the command that resumes from it
 checkpoint_diff     differences between two checkpoints
 checkpoint_verify   checksums and contents
 checkpoint_replay   training again from a checkpoint, to compare bits

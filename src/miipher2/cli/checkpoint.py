@@ -99,7 +99,14 @@ def add_parser(commands: Any) -> None:
     file, folder = {"metavar": "FILE"}, {"metavar": "DIR"}
     _add(verbs, "ls", "checkpoint_ls", "list checkpoints", LS, folder=folder)
     _add(verbs, "show", "checkpoint_show", "show how a checkpoint or published weights were made", SHOW, file=file)
-    _add(verbs, "command", "checkpoint_command", "print the command that resumes from a checkpoint", COMMAND, file=file)
+    _add(
+        verbs,
+        "command",
+        "checkpoint_show:print_command",
+        "print the command that resumes from a checkpoint",
+        COMMAND,
+        file=file,
+    )
     _add(verbs, "verify", "checkpoint_verify", "check that files are intact", VERIFY, path={"metavar": "FILE|DIR"})
     _add(verbs, "diff", "checkpoint_diff", "compare two checkpoints", DIFF, a={"metavar": "A"}, b={"metavar": "B"})
     ends = {"start": {"metavar": "FROM"}, "end": {"metavar": "TO"}}
@@ -121,6 +128,7 @@ def _add(verbs: Any, verb: str, module: str, summary: str, description: str, **p
     parser.set_defaults(run=_lazily(f"miipher2.cli.{module}"))
 
 
-def _lazily(module: str) -> Callable[[argparse.Namespace], int]:
+def _lazily(name: str) -> Callable[[argparse.Namespace], int]:
     """Return a function that imports a module and runs it: most import torch, which would slow down --help."""
-    return lambda options: import_module(module).run(options)
+    module, _, function = name.partition(":")
+    return lambda options: getattr(import_module(module), function or "run")(options)

@@ -1,8 +1,9 @@
-"""`miipher2 checkpoint show`: code, data, parameters and parents of a checkpoint or of published weights."""
+"""`miipher2 checkpoint show` and `command`: how a checkpoint or published weights were made, and how to resume."""
 
 import argparse
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from miipher2.atomic_io import sha256_of
+from miipher2.cli.doctor_checks import command_for
 from miipher2.training.summary import read_summary
 
 # What people look for comes first.
@@ -23,6 +25,20 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(shown, indent=2) + "\n")
         return 0
     sys.stdout.write(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120))
+    return 0
+
+
+def print_command(options: argparse.Namespace) -> int:
+    """Print the command that resumes from a checkpoint with the settings of its run."""
+    if not options.file.is_file():
+        raise FileNotFoundError(f"{options.file}: no such file")
+    summary = read_summary(options.file)
+    if not summary:
+        raise ValueError(f"{options.file.with_suffix('.json')}: missing or damaged; it records how the run was started")
+    command = command_for(str(options.file), summary)
+    if "command" not in summary:
+        sys.stderr.write("this checkpoint's version recorded no overrides; the resume will list what differs\n")
+    sys.stdout.write((json.dumps({"command": shlex.split(command)}) if options.json else command) + "\n")
     return 0
 
 

@@ -67,9 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     from miipher2.evaluation.evaluate import Evaluation, Row, evaluate
     from miipher2.evaluation.metrics.baseline import spectral_subtraction
     from miipher2.evaluation.metrics.registry import METRICS
-    from miipher2.evaluation.outputs import write_results, write_rows
     from miipher2.evaluation.report import select_examples, write_report
-    from miipher2.evaluation.summary import Bootstrap, summarise
+    from miipher2.evaluation.summary import Bootstrap, summarise, write_results, write_rows
 
     reader = RecordingReader(files, arguments.rate, arguments.max_delay)
     utterances, unreadable = _read_utterances(reader, arguments.language)

@@ -17,9 +17,8 @@ from miipher2.data.prepared import PreparedData
 from miipher2.evaluation.evaluate import System, Utterance, evaluate
 from miipher2.evaluation.metrics.baseline import spectral_subtraction
 from miipher2.evaluation.metrics.feature_error import Features
-from miipher2.evaluation.outputs import write_results
 from miipher2.evaluation.report import select_examples, write_report
-from miipher2.evaluation.summary import Bootstrap, summarise
+from miipher2.evaluation.summary import Bootstrap, summarise, write_results
 from miipher2.inference.restorer import Restorer
 
 RESULTS = ROOT / "exp" / "results"
