@@ -1,4 +1,4 @@
-"""The summary of an evaluation: means with bootstrap intervals, in all and by label, the gate; its CSV and JSON files."""
+"""The summary of an evaluation: means with bootstrap intervals, in all and by label, the gate; CSV and JSON files."""
 
 import csv
 import json
