@@ -60,9 +60,9 @@ def test_tree_is_degraded_at_16_khz_as_the_table_lists(
     for row in rows:
         wave, rate_hz = read_audio(row["file"])
         clean = resample(wave, rate_hz, 16_000)
-        if "babble" in row["kinds"].split():
+        if "babble" in row["degradations"].split():
             continue  # a table cell does not represent its tuples
-        values: dict[str, dict] = {name: {} for name in row["kinds"].split()}
+        values: dict[str, dict] = {name: {} for name in row["degradations"].split()}
         for key, text in row.items():
             name, _, field = key.partition(".")
             if name in values and field != "file":
@@ -111,7 +111,7 @@ def test_custom_configuration_without_pools_needs_no_prepared_data(
     wave, _ = read_audio(recordings / "a.wav")
     assert np.abs(read_audio(out)[0]).max() == pytest.approx(0.25 * np.abs(wave).max(), abs=1e-4)
     (row,) = table(tmp_path / "degradations.csv")
-    assert (row["kinds"], row["clipping.threshold"], row["seed"]) == ("clipping", "0.25", "0")
+    assert (row["degradations"], row["clipping.threshold"], row["seed"]) == ("clipping", "0.25", "0")
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def degrade_file(source: Path, target: Path, config: "DegradationConfig", pools:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_audio(target, apply(clean, degradation, pools), SAMPLE_RATE_HZ)
     row = {"file": str(source), "degraded": str(target), "sha256": digest, "seconds": round(len(wave) / rate_hz, 3)}
-    return {**row, "seed": seed, "kinds": " ".join(degradation.as_dict()), **_table_values(degradation, pools)}
+    return {**row, "seed": seed, "degradations": " ".join(degradation.as_dict()), **_table_values(degradation, pools)}
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

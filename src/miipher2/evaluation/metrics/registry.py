@@ -107,7 +107,7 @@ METRICS = {
     ),
     "characters": Metric(
         libraries.characters,
-        {"character_error": Value("Character error of a weak recogniser", "lower", 3)},
+        {"character_error": Value("Character error rate (weak ASR)", "lower", 3)},
         ("pocketsphinx", "jiwer"),
         min_seconds=0.5,
         start=libraries.start_transcription,
