@@ -54,6 +54,19 @@ def test_the_command_line_prints_the_command(here: Path, miipher2: Command) -> N
     assert "checkpoint_9.json: missing or damaged" in miipher2("checkpoint", "command", file).error
 
 
+def test_a_file_of_dvc_in_another_folder_is_routed_by_its_stage(here: Path, miipher2: Command) -> None:
+    folder = make_run(here, "train_adapter", (9,), (9,), command=DVC.split())
+    aside = here / "exp/.replaced/20260101-000000"
+    aside.mkdir(parents=True)
+    for name in ("checkpoint_9.pt", "checkpoint_9.json"):
+        (folder / name).rename(aside / name)
+    words = shlex.split(miipher2("checkpoint", "command", aside / "checkpoint_9.pt").out)
+    file = "exp/.replaced/20260101-000000/checkpoint_9.pt"
+    assert words == [*DVC.split(), "-S", f"checkpoint.resume_from={{train_adapter: {file}}}"]
+    published = miipher2("checkpoint", "command", folder / "published/checkpoint_9.pt")
+    assert "DVC empties published/ before the stage runs; copy the file out first" in published.error
+
+
 def test_without_a_recorded_command_the_runs_configuration_is_assumed(here: Path, miipher2: Command) -> None:
     file = make_run(here, "train_adapter", (9,), command=None) / "checkpoint_9.pt"
     result = miipher2("checkpoint", "command", file)

@@ -72,9 +72,8 @@ examples:
 REPLAY = """\
 Prove that a run is reproducible: start from the checkpoint FROM with its own configuration, repeat the updates up to
 TO, and compare everything in TO (model, optimizers, schedules, EMA, random generators, history) bit by bit.
-Checkpoints of
-the run in between, if they are still in TO's folder, are compared on the way, to show between which steps a difference
-arose; the replay ends at the first one that differs.
+Checkpoints of the run in between, if they are still in TO's folder, are compared on the way, to show between which
+steps a difference arose; the replay ends at the first one that differs.
 
 It writes only into a scratch folder below TMPDIR. It reads the data, the encoder and the earlier stages' published
 weights that the configuration names, and warns if they changed. The bits also depend on the kind of device, the number

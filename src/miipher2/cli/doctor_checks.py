@@ -17,7 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miipher2.config.command import resume_command
+from miipher2.config.command import is_dvc_command, resume_command
 from miipher2.config.params import find_staleness
 from miipher2.training.summary import read_summary
 
@@ -178,10 +178,19 @@ def command_for(checkpoint: str, summary: dict[str, Any]) -> str:
 
     Args:
         summary: the checkpoint's JSON; where it records no command, the configuration with the run's name is assumed.
+
+    Raises:
+        ValueError: the run was DVC's and the file is in published/, which DVC empties before it trains.
     """
     stage, name = summary["stage"], summary["config"]["name"]
     words = summary.get("command") or ["uv", "run", f"stages/{stage}.py", f"--config-name={name}"]
-    return resume_command(words, checkpoint)
+    folder = Path(checkpoint).absolute().parent
+    if is_dvc_command(words) and folder.name == "published":
+        raise ValueError(
+            f"{checkpoint}: DVC empties published/ before the stage runs; copy the file out first: "
+            f"uv run dvc get . {checkpoint} -o resume/{Path(checkpoint).name}"
+        )
+    return resume_command(words, checkpoint, None if folder.parts[-2:] == ("exp", name) else stage)
 
 
 def temporary_findings(root: Path, running: list[int]) -> Iterator[Finding]:

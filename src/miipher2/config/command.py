@@ -48,11 +48,22 @@ def starting_command(composed: DictConfig, launcher: Sequence[str] = ()) -> list
     return ["uv", "run", *launcher, relative_to_root(script), *without_resume(rest)]
 
 
-def resume_command(words: Sequence[str], checkpoint: str) -> str:
-    """Return the command that resumes from a checkpoint with the settings of an earlier command."""
-    resume = f"{RESUME_KEY}={hydra_word(relative_to_root(checkpoint))}"
-    is_dvc = list(words[:5]) == ["uv", "run", "dvc", "exp", "run"]
-    return shlex.join([*words, *(_with_flags([resume]) if is_dvc else [resume])])
+def resume_command(words: Sequence[str], checkpoint: str, stage: str | None = None) -> str:
+    """Return the command that resumes from a checkpoint with the settings of an earlier command.
+
+    Args:
+        stage: the checkpoint's stage, where DVC cannot tell it from the folder that the file is in.
+    """
+    path = hydra_word(relative_to_root(checkpoint))
+    if not is_dvc_command(words):
+        return shlex.join([*words, f"{RESUME_KEY}={path}"])
+    value = path if stage is None else f"{{{stage}: {path}}}"
+    return shlex.join([*words, *_with_flags([f"{RESUME_KEY}={value}"])])
+
+
+def is_dvc_command(words: Sequence[str]) -> bool:
+    """Return whether a command runs the pipeline and not one script."""
+    return list(words[:5]) == ["uv", "run", "dvc", "exp", "run"]
 
 
 def without_resume(overrides: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from miipher2.config.paths import ROOT
 from miipher2.config.resume_routing import configs_digest, resume_for
 from miipher2.config.schema import TRAINING_STAGES
+from miipher2.config.script import message_of
 
 PARAMS = ROOT / "params.yaml"
 HELP = """\
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
             return int(problem is not None)
         text = OmegaConf.to_yaml(compose_params(arguments))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"ERROR: {error}\n")
+        sys.stderr.write(f"ERROR: {message_of(error)}\n")
         return 1
     PARAMS.write_text(text)
     sys.stdout.write(f"wrote {PARAMS}\n")

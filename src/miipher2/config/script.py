@@ -3,6 +3,7 @@
 import dis
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -18,23 +19,34 @@ def stage_script(group: str, config_name: str) -> Callable[[Callable[[DictConfig
     """Return a decorator that makes a function the script of a stage, configured from `configs/<group>/`."""
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
-        main = hydra.main(version_base="1.3", config_path=str(ROOT / "configs" / group), config_name=config_name)(task)
+        config_path = str(ROOT / "configs" / group)
+        # Around the task too: Hydra prints a line of its own above what a task raises.
+        main = hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(_in_one_line(task))
 
-        @functools.wraps(task)
         def script() -> None:
             # Hydra would print a traceback, or a hint about this variable; with it, exceptions pass unchanged.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            try:
-                main()
-            except Exception as error:
-                if not is_user_error(error):
-                    raise
-                sys.stderr.write(f"{type(error).__name__}: {message_of(error)}\n")
-                sys.exit(1)
+            _in_one_line(main)()
 
         return script
 
     return decorate
+
+
+def _in_one_line(function: Callable[..., object]) -> Callable[..., object]:
+    """Return the function with a user's mistake as one line and exit code 1."""
+
+    @functools.wraps(function)
+    def reporting(*arguments: object) -> object:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            if not is_user_error(error):
+                raise
+            sys.stderr.write(f"{type(error).__name__}: {message_of(error)}\n")
+            sys.exit(1)
+
+    return reporting
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -56,6 +68,11 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """Return an exception's message: on one line where a library broke it, unchanged where it is a list of ours."""
-    is_ours = not isinstance(error, HydraException | OmegaConfBaseException)
-    return str(error) if is_ours else " ".join(str(error).split())
+    """Return an exception's message, with its cause and on one line where it is a library's, unchanged where ours."""
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return str(error)
+    lines = [str(error).split("\n")[0] if isinstance(error, OmegaConfBaseException) else str(error)]
+    if error.__cause__ is not None and str(error.__cause__) not in str(error):
+        lines.append(str(error.__cause__).split("\n")[0])
+    message = ": ".join(" ".join(line.split()) for line in lines)
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
