@@ -43,11 +43,21 @@ def test_by_hand_the_script_and_its_words_are_repeated(monkeypatch: pytest.Monke
     )
 
 
-@pytest.mark.parametrize("path", ["/tmp/a b/checkpoint_1.pt", "/tmp/it's/checkpoint_1.pt", "/tmp/{x}/checkpoint_1.pt"])
+@pytest.mark.parametrize(
+    "path", ["/tmp/a b/1.pt", "/tmp/it's/1.pt", "/tmp/{x}/1.pt", "/tmp/é/1.pt", r"/tmp/a\b/1.pt", r"/tmp/a\'/1.pt"]
+)
 def test_a_path_with_special_characters_survives_shell_and_hydra(path: str) -> None:
     *_, word = shlex.split(resume_command(["uv", "run", "dvc", "exp", "run"], path))
     params_word = word.replace("checkpoint.resume_from=", "+path=")
     assert compose_config("pipeline", [params_word]).path == path
+
+
+def test_interpolations_are_recorded_as_they_were_typed() -> None:
+    words = ["train_adapter.validation_interval=${.log_interval}", "train_adapter.wandb.notes=50%", "+x=${oc.env:HOME}"]
+    params = compose_params(words)
+    assert params.train_adapter.validation_interval == params.train_adapter.log_interval
+    assert starting_command(params)[5::2] == ["-S"] * len(words)
+    assert starting_command(params)[6::2] == words
 
 
 def test_only_the_resume_is_left_out() -> None:

@@ -44,7 +44,7 @@ def test_every_experiment_uses_one_encoder_and_layer_in_all_stages(name: str) ->
         ("batch_size=0", "batch_size=0: should be greater than 0"),
         ("optim.lr=-1", "optim.lr=-1.0: should be greater than 0"),
         ("optim_discriminator.lr=0", "optim_discriminator.lr=0.0: should be greater than 0"),
-        ("optim.lr=inf", "optim.lr=inf: should be greater than 0"),
+        ("optim.lr=nan", "optim.lr=nan: should be greater than 0"),
         ("optim.betas=[0.9]", "optim.betas=[0.9]: should be two numbers from 0 to below 1"),
         ("ema_decay=1.5", "ema_decay=1.5: should be from 0 to 1"),
         ("loss.mel=-1", "loss.mel=-1.0: should be at least 0"),

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch._utils import ExceptionWrapper
 
+from miipher2.audio.io import AudioError
 from miipher2.config.load import load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.schema import AdapterConfig
-from miipher2.config.script import is_user_error
-from miipher2.training.checkpoint import load
+from miipher2.config.script import is_user_error, message_of
+from miipher2.training.checkpoint import CheckpointError, load
 
 
 def run_script(*overrides: str, cwd: Path = ROOT) -> tuple[int, str]:
@@ -35,6 +37,7 @@ def run_script(*overrides: str, cwd: Path = ROOT) -> tuple[int, str]:
             "optim.lr=abc",
             "ConfigCompositionException: Error merging override optim.lr=abc: Value 'abc' of type 'str' could",
         ),
+        ("runtime.device=gpu", "ValueError: runtime.device=gpu: should be auto, cpu, cuda or cuda:<index>"),
         ("batch_size=0", "ValueError: batch_size=0: should be greater than 0"),
         ("data.prepared=nowhere", "FileNotFoundError: data.prepared=nowhere: "),
     ],
@@ -62,3 +65,24 @@ def test_only_errors_raised_on_purpose_are_the_users(tmp_path: Path) -> None:
     assert not is_user_error(raises(lambda: int("three")))
     assert not is_user_error(raises(lambda: [][1]))
     assert not is_user_error(AssertionError())
+
+
+def test_a_data_workers_error_is_the_users_and_its_message_one_line() -> None:
+    try:
+        raise AudioError("a.wav: cannot be read")
+    except AudioError:
+        wrapper = ExceptionWrapper(where="in DataLoader worker process 0")
+    error = raises(wrapper.reraise)
+    assert "Traceback" in str(error)
+    assert is_user_error(error)
+    assert message_of(error) == "a.wav: cannot be read"
+
+
+def test_an_error_of_ours_that_wraps_a_bug_keeps_its_traceback() -> None:
+    def restore() -> None:
+        try:
+            _ = [][1]
+        except LookupError as error:
+            raise CheckpointError("does not fit") from error
+
+    assert not is_user_error(raises(restore))

@@ -17,8 +17,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miipher2.config.command import is_dvc_command, resume_command
+from miipher2.config.command import hydra_word, is_dvc_command, relative_to_root, resume_command
 from miipher2.config.params import find_staleness
+from miipher2.config.paths import ROOT
 from miipher2.training.summary import read_summary
 
 # A running Git holds its locks for moments only.
@@ -168,6 +169,8 @@ def checkpoint_findings(root: Path) -> Iterator[Finding]:
         name, steps = newest.relative_to(root), summary["config"].get("steps")
         what = f"step {max(own)}" if own else "another run" if published else "nothing"
         text = f"{name}: step {summary['step']} of {steps}, newer than what its folder has published ({what})"
+        if "command" not in summary:
+            text += "; its version recorded no overrides, so the resume will list what differs"
         # A run that had finished when another experiment was checked out over it: no work is waiting.
         is_problem = not (published and not own and summary["step"] >= steps)
         yield Finding("checkpoint", text, [command_for(str(name), summary)], is_problem=is_problem)
@@ -177,20 +180,24 @@ def command_for(checkpoint: str, summary: dict[str, Any]) -> str:
     """Return the command that resumes from a checkpoint with the settings of its run.
 
     Args:
-        summary: the checkpoint's JSON; where it records no command, the configuration with the run's name is assumed.
+        summary: the checkpoint's JSON; where it records no command, the configuration with the run's name is assumed,
+            or else the script's default.
 
     Raises:
         ValueError: the run was DVC's and the file is in published/, which DVC empties before it trains.
     """
     stage, name = summary["stage"], summary["config"]["name"]
-    words = summary.get("command") or ["uv", "run", f"stages/{stage}.py", f"--config-name={name}"]
-    folder = Path(checkpoint).absolute().parent
+    words = summary.get("command")
+    if words is None:
+        is_named = (ROOT / "configs" / stage / f"{name}.yaml").is_file()
+        words = ["uv", "run", f"stages/{stage}.py", f"--config-name={name}" if is_named else f"name={hydra_word(name)}"]
+    folder = Path(relative_to_root(checkpoint)).parent
     if is_dvc_command(words) and folder.name == "published":
         raise ValueError(
             f"{checkpoint}: DVC empties published/ before the stage runs; copy the file out first: "
             f"uv run dvc get . {checkpoint} -o resume/{Path(checkpoint).name}"
         )
-    return resume_command(words, checkpoint, None if folder.parts[-2:] == ("exp", name) else stage)
+    return resume_command(words, checkpoint, None if folder == Path("exp", name) else stage)
 
 
 def temporary_findings(root: Path, running: list[int]) -> Iterator[Finding]:

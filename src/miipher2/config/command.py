@@ -1,6 +1,7 @@
 """The command that started a run, recorded so that a resume can repeat every setting of it."""
 
 import functools
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ def record_overrides() -> None:
         config = compose(self, config_name, overrides, *args, **kwargs)
         if config_name == "pipeline":
             with open_dict(config):
-                config.overrides = without_resume(overrides)
+                config.overrides = [_encode(word) for word in without_resume(overrides)]
         return config
 
     load_configuration.records_overrides = True  # type: ignore[attr-defined]
@@ -43,7 +44,8 @@ def starting_command(composed: DictConfig, launcher: Sequence[str] = ()) -> list
         launcher: what starts the script in several processes, such as `torchrun --nproc-per-node=2`.
     """
     if "resume_param" in composed:
-        return ["uv", "run", "dvc", "exp", "run", *_with_flags(composed.get("overrides", []))]
+        overrides = [_decode(word) for word in composed.get("overrides", [])]
+        return ["uv", "run", "dvc", "exp", "run", *_with_flags(overrides)]
     script, *rest = sys.argv
     return ["uv", "run", *launcher, relative_to_root(script), *without_resume(rest)]
 
@@ -73,15 +75,25 @@ def without_resume(overrides: Sequence[str]) -> list[str]:
 
 def hydra_word(value: str) -> str:
     """Return a string as Hydra's override grammar reads it, in quotes where it has to be."""
-    if all(letter.isalnum() or letter in "_./:-" for letter in value):
+    if value.isascii() and all(letter.isalnum() or letter in "_./:-" for letter in value):
         return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Within quotes, Hydra reads a backslash as itself, unless a quote follows.
+    return "'" + re.sub(r"(\\*)('|$)", lambda part: part[1] * 2 + ("\\'" if part[2] else ""), value) + "'"
 
 
 def relative_to_root(path: str | Path) -> str:
     """Return a path relative to the repository, or as it is where it lies outside."""
     absolute = Path(path).resolve()
     return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else str(path)
+
+
+def _encode(override: str) -> str:
+    """Return an override without `$`, which OmegaConf would take for an interpolation, in percent-encoding."""
+    return override.replace("%", "%25").replace("$", "%24")
+
+
+def _decode(override: str) -> str:
+    return override.replace("%24", "$").replace("%25", "%")
 
 
 def _with_flags(overrides: Sequence[Any]) -> list[str]:

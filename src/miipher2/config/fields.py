@@ -37,13 +37,13 @@ class Section:
 
 
 def positive(default: Any = MISSING) -> Any:
-    """Declare a finite number greater than 0."""
-    return _checked(default, lambda value: None if 0 < value < float("inf") else "should be greater than 0")
+    """Declare a number greater than 0."""
+    return _checked(default, lambda value: None if value > 0 else "should be greater than 0")
 
 
 def at_least(low: int | float, default: Any = MISSING) -> Any:
-    """Declare a finite number of at least `low`."""
-    return _checked(default, lambda value: None if low <= value < float("inf") else f"should be at least {low:g}")
+    """Declare a number of at least `low`."""
+    return _checked(default, lambda value: None if value >= low else f"should be at least {low:g}")
 
 
 def all_positive(default: Any = MISSING) -> Any:

@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miipher2.config.paths import ROOT
 
+BUGS = (AssertionError, AttributeError, IndexError, NameError, NotImplementedError, TypeError)
+
 
 def stage_script(group: str, config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
     """Return a decorator that makes a function the script of a stage, configured from `configs/<group>/`."""
@@ -52,12 +54,17 @@ def _in_one_line(function: Callable[..., object]) -> Callable[..., object]:
 def is_user_error(error: BaseException) -> bool:
     """Return whether an exception reports a mistake of the user (or of the machine), and not a bug.
 
-    Configuration and operating system errors always do; others only where this project raised them on purpose: an
-    AssertionError never is, and a ValueError from inside a library, or from our own arithmetic, is a bug.
+    Configuration and operating system errors always do, and so do this project's own exceptions, also those of a data
+    worker; others only where this project raised them on purpose: an AssertionError never is, and a ValueError from
+    inside a library, or from our own arithmetic, is a bug. So is an error that wraps a bug or a full GPU.
     """
     if isinstance(error, HydraException | OmegaConfBaseException | OSError):
         return True
-    if isinstance(error, AssertionError) or error.__traceback__ is None:
+    if isinstance(error.__cause__, BUGS) or type(error.__cause__).__name__ == "OutOfMemoryError":
+        return False
+    if type(error).__module__.startswith("miipher2."):
+        return True
+    if isinstance(error, BUGS) or error.__traceback__ is None:
         return False
     last = error.__traceback__
     while last.tb_next is not None:
@@ -70,9 +77,18 @@ def is_user_error(error: BaseException) -> bool:
 def message_of(error: BaseException) -> str:
     """Return an exception's message, with its cause and on one line where it is a library's, unchanged where ours."""
     if not isinstance(error, HydraException | OmegaConfBaseException):
-        return str(error)
-    lines = [str(error).split("\n")[0] if isinstance(error, OmegaConfBaseException) else str(error)]
+        is_workers = str(error).startswith("Caught ")  # torch puts the worker's whole traceback into the message
+        return str(error).rstrip().splitlines()[-1].partition(": ")[2] if is_workers else str(error)
+    message = _line_with_key(error, "")
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
-        lines.append(str(error.__cause__).split("\n")[0])
-    message = ": ".join(" ".join(line.split()) for line in lines)
+        message += f": {_line_with_key(error.__cause__, message)}"
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
+
+
+def _line_with_key(error: BaseException, context: str) -> str:
+    """Return an error's message on one line; OmegaConf's begins with its key, unless the context has named it."""
+    text = str(error)
+    if isinstance(error, OmegaConfBaseException):
+        key, text = error.full_key, text.split("\n")[0]
+        text = f"{key}: {text}" if key and key not in context + text else text
+    return " ".join(text.split())

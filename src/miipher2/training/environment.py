@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +55,10 @@ def start_runtime(device: str, deterministic: bool, threads: int | None, local_r
     available = torch.cuda.is_available()
     if device.startswith("cuda") and not available:
         raise ValueError(f"runtime.device={device}: PyTorch sees no CUDA device; use runtime.device=cpu or auto")
-    chosen = torch.device("cuda" if device == "auto" and available else "cpu" if device == "auto" else device)
+    name = ("cuda" if available else "cpu") if device == "auto" else device
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"runtime.device={device}: should be auto, cpu, cuda or cuda:<index>")
+    chosen = torch.device(name)
     if chosen.type == "cuda" and chosen.index is None and local_rank is not None:
         chosen = torch.device("cuda", local_rank)
     if chosen.type == "cuda":
