@@ -1,4 +1,4 @@
-"""Stop the pipeline where params.yaml no longer fits configs/; DVC alone would go on with the old values in silence."""
+"""Stop the pipeline before any output is removed where params.yaml is stale or holds a wrong value; DVC would not."""
 
 import sys
 from pathlib import Path
@@ -12,5 +12,5 @@ if __name__ == "__main__":
     exit_code = main(["--check"])
     if exit_code == 0:
         (ROOT / "exp" / "results").mkdir(parents=True, exist_ok=True)
-        (ROOT / "exp" / "results" / "check_params.txt").write_text("params.yaml fits configs/\n")
+        (ROOT / "exp" / "results" / "check_params.txt").write_text("params.yaml fits configs/ and the schema\n")
     sys.exit(exit_code)

@@ -3,26 +3,26 @@
 import pytest
 from omegaconf import OmegaConf
 
-from miipher2.config.params import compose_config, compose_params, find_staleness
+from miipher2.config.params import compose_config, compose_params, find_problem
 from miipher2.config.paths import ROOT
 
 
 def test_params_yaml_matches_configs() -> None:
-    assert find_staleness(OmegaConf.load(ROOT / "params.yaml")) is None
+    assert find_problem(OmegaConf.load(ROOT / "params.yaml")) is None
     assert OmegaConf.load(ROOT / "params.yaml") == compose_params([])
 
 
 def test_an_edited_configuration_is_detected() -> None:
     params = compose_params([])
     params.configs_digest = "0" * 16
-    assert "uv run miipher2 params" in str(find_staleness(params))
+    assert "uv run miipher2 params" in str(find_problem(params))
 
 
 def test_a_resume_from_edited_by_hand_is_detected(tmp_path: pytest.TempPathFactory) -> None:
     file = ROOT / "LICENSE"
     params = compose_params([])
     params.checkpoint.resume_from = {"train_adapter": str(file)}
-    assert "edited by hand" in str(find_staleness(params))
+    assert "edited by hand" in str(find_problem(params))
 
 
 def test_overrides_are_recorded_without_the_resume() -> None:
@@ -32,3 +32,8 @@ def test_overrides_are_recorded_without_the_resume() -> None:
 
 def test_a_stages_own_configuration_records_none() -> None:
     assert "overrides" not in compose_config("adapter_mini", ["seed=4"], group="train_adapter")
+
+
+def test_a_value_out_of_range_is_found_before_any_stage_starts() -> None:
+    params = compose_params(["pre_train_vocoder.optim.lr=-1"])
+    assert find_problem(params) == "pre_train_vocoder.optim.lr=-1.0: should be greater than 0"

@@ -32,7 +32,7 @@ def run_script(*overrides: str, cwd: Path = ROOT) -> tuple[int, str]:
             "checkpoint.resume_from=/none/checkpoint_1k.pt",
             "FileNotFoundError: Checkpoint specified in `resume_from` not found: /none/checkpoint_1k.pt",
         ),
-        ("optim.learning_rate=1", "ConfigCompositionException: Could not override 'optim.learning_rate'."),
+        ("optim.learning_rate=1", "ConfigCompositionException: Could not override 'optim.learning_rate': Key "),
         (
             "optim.lr=abc",
             "ConfigCompositionException: Error merging override optim.lr=abc: Value 'abc' of type 'str' could",

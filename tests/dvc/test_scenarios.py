@@ -62,6 +62,14 @@ def test_params_diff_shows_the_change_and_the_override_that_made_it(clone: Clone
     assert [line[-1] for line in lines] == ["['train_adapter.optim.lr=0.5']", "0.5"]
 
 
+def test_a_value_out_of_range_stops_before_any_output_is_removed(clone: Clone) -> None:
+    published = [clone.root / f"exp/{name}/published/final.safetensors" for name in ("adapter_mini", "hifigan_ft_mini")]
+    before = [path.read_bytes() for path in published]
+    output = clone.dvc("exp", "run", "-S", "train_adapter.optim.lr=-1", check=False)
+    assert "train_adapter.optim.lr=-1.0: should be greater than 0" in output
+    assert [path.read_bytes() for path in published] == before
+
+
 @pytest.mark.parametrize("kill", ["script", "dvc"])
 def test_a_killed_experiment_resumes_to_the_same_result_and_downstream_is_skipped(clone: Clone, kill: str) -> None:
     settings = ("train_adapter.seed=5", "train_adapter.steps=40")

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from miipher2.config.command import hydra_word, is_dvc_command, relative_to_root, resume_command
-from miipher2.config.params import find_staleness
+from miipher2.config.params import find_problem
 from miipher2.config.paths import ROOT
 from miipher2.training.summary import read_summary
 
@@ -142,7 +142,7 @@ def lock_findings(root: Path, tools: list[str]) -> Iterator[Finding]:
 def params_findings(root: Path) -> Iterator[Finding]:
     """Find a params.yaml that is missing, unreadable, or stale."""
     try:
-        problem = find_staleness(OmegaConf.create(yaml.safe_load((root / "params.yaml").read_text())))
+        problem = find_problem(OmegaConf.create(yaml.safe_load((root / "params.yaml").read_text())))
     except FileNotFoundError as error:
         problem = "params.yaml is missing" if error.filename is not None else str(error)
     except (ValueError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:

@@ -10,7 +10,7 @@ def add_parser(commands: Any) -> None:
     """Add `params` to the command line."""
     parser = commands.add_parser("params", help="write params.yaml from configs/", description=params.HELP)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
-    parser.add_argument("--check", action="store_true", help="only check whether params.yaml is stale")
+    parser.add_argument("--check", action="store_true", help="only check that params.yaml is neither stale nor wrong")
     parser.set_defaults(run=run)
 
 

@@ -23,8 +23,8 @@ Restore a recording, every recording below a folder, or those of a list (.txt, a
 
 For a file, the suffix of OUT sets the format, .wav, .flac or .ogg; in an existing folder OUT, the file keeps its name.
 For a folder, the tree is kept: WAV stays WAV, FLAC stays FLAC, anything else becomes WAV, unless --format is given;
-a.mp3 beside a.wav becomes a.mp3.wav. Each channel is restored on its own, and the length does not change. An output
-file is written completely or not at all.
+a.mp3 beside a.wav becomes a.mp3.wav. Each channel is restored on its own, and the length does not change; the output
+has the sample rate of the model. An output file is written completely or not at all.
 
 A folder or list job can be killed and started again: OUT/.restoring/ records the finished files, which are skipped
 where the digests of input, weights, options and output all match. Several processes may work on one OUT, each on its

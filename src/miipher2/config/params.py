@@ -1,4 +1,4 @@
-"""params.yaml: composed from configs/ as `dvc exp run` does it, and checked for being stale."""
+"""params.yaml: composed from configs/ as `dvc exp run` does it, and checked: whether it is stale, and its values."""
 
 import sys
 from collections.abc import Sequence
@@ -10,19 +10,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from miipher2.config.load import load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.resume_routing import configs_digest, resume_for
-from miipher2.config.schema import TRAINING_STAGES
+from miipher2.config.schema import SCHEMAS, TRAINING_STAGES
 from miipher2.config.script import message_of
 
 PARAMS = ROOT / "params.yaml"
 HELP = """\
-Write params.yaml from configs/, as `dvc exp run` does, or check whether it is stale.
+Write params.yaml from configs/, as `dvc exp run` does, or check that it is neither stale nor wrong.
 
 examples:
   miipher2 params                              after editing configs/, before `uv run dvc repro`
   miipher2 params train_adapter.steps=500      with overrides, which params.yaml records
-  miipher2 params --check                      exit with 1 where params.yaml no longer matches configs/
+  miipher2 params --check                      exit with 1 where params.yaml is stale or holds a wrong value
 """
 
 
@@ -40,7 +41,7 @@ def compose_params(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def find_staleness(params: DictConfig) -> str | None:
+def find_problem(params: DictConfig) -> str | None:
     """Return what is wrong with `params.yaml` and what to do, or None."""
     if params.get("configs_digest") != configs_digest():
         return (
@@ -53,6 +54,17 @@ def find_staleness(params: DictConfig) -> str | None:
                 f"params.yaml: checkpoint.resume_from={params.checkpoint.resume_from} was edited by hand and is routed "
                 f"to no stage; run `uv run dvc exp run -S checkpoint.resume_from={params.checkpoint.resume_from}`"
             )
+    return find_wrong_value(params)
+
+
+def find_wrong_value(params: DictConfig) -> str | None:
+    """Return which value of which stage is wrong, or None: DVC removes a stage's outputs before it starts the stage."""
+    for stage, schema in SCHEMAS.items():
+        try:
+            if stage in params:
+                load_config(params, stage, schema)
+        except (ValueError, OmegaConfBaseException) as error:
+            return f"{stage}.{message_of(error).removeprefix(f'{stage}.')}"
     return None
 
 
@@ -63,14 +75,16 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         if list(arguments) == ["--check"]:
-            problem = find_staleness(OmegaConf.create(yaml.safe_load(PARAMS.read_text())))
+            problem = find_problem(OmegaConf.create(yaml.safe_load(PARAMS.read_text())))
             if problem:
                 sys.stderr.write(f"ERROR: {problem}\n")
             return int(problem is not None)
-        text = OmegaConf.to_yaml(compose_params(arguments))
+        params = compose_params(arguments)
+        if problem := find_wrong_value(params):
+            raise ValueError(problem)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"ERROR: {message_of(error)}\n")
         return 1
-    PARAMS.write_text(text)
+    PARAMS.write_text(OmegaConf.to_yaml(params))
     sys.stdout.write(f"wrote {PARAMS}\n")
     return 0

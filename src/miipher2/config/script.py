@@ -81,13 +81,13 @@ def message_of(error: BaseException) -> str:
         return str(error).rstrip().splitlines()[-1].partition(": ")[2] if is_workers else str(error)
     message = _line_with_key(error, "")
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
-        message += f": {_line_with_key(error.__cause__, message)}"
+        message = f"{message.rstrip('.')}: {_line_with_key(error.__cause__, message)}"
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
 
 
 def _line_with_key(error: BaseException, context: str) -> str:
     """Return an error's message on one line; OmegaConf's begins with its key, unless the context has named it."""
-    text = str(error)
+    text = str(error).split("\nTo append to your config")[0]  # a key of ours cannot be appended
     if isinstance(error, OmegaConfBaseException):
         key, text = error.full_key, text.split("\n")[0]
         text = f"{key}: {text}" if key and key not in context + text else text
