@@ -172,14 +172,14 @@ def test_a_kill_at_any_system_call_leaves_every_file_whole(
     die_at(sampled(boundaries, 1), trained, whole, tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL), -9)
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # the default tests take every other call, and some of the many writes
 def test_an_exception_at_every_system_call_leaves_every_file_whole(
     trained: Path, whole: Path, tmp_path: Path, boundaries: list[str]
 ) -> None:
     raise_at(list(range(1, len(boundaries) - 1)), trained, whole, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_kill_at_every_system_call_leaves_every_file_whole(
     trained: Path, whole: Path, tmp_path: Path, boundaries: list[str]
 ) -> None:
