@@ -174,6 +174,7 @@ def test_killed_job_continues_where_it_stopped(
         assert (out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_two_processes_can_share_one_folder(
     recordings: Path, tmp_path: Path, miipher2: Command, weights_args: list[object]
 ) -> None:

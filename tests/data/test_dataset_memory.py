@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 SCRIPT = """
 import gc, sys
@@ -37,6 +39,7 @@ print(own_mb() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_examples(root: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)}
     command = [sys.executable, "-c", SCRIPT, str(root)]

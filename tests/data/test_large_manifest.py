@@ -59,6 +59,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_large_manifest_needs_no_memory_of_its_own(path: Path) -> None:
     assert path.with_suffix(".arrow").stat().st_size > 150e6
     done = subprocess.run([sys.executable, "-c", OPEN_AND_READ, str(path)], capture_output=True, text=True, check=True)

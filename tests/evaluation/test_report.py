@@ -194,6 +194,7 @@ def test_evaluation_without_features_has_a_page(tmp_path, waveforms):
     assert "Squared error" not in text
 
 
+@pytest.mark.slow
 def test_long_examples_are_shortened_to_keep_the_page_below_its_limit(tmp_path):
     long = {f"u{i}": waves(f"u{i}", seconds=12.0) for i in range(10)}
     evaluation = evaluate_waves(long)
