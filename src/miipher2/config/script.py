@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miipher2.config.paths import ROOT
 
-BUGS = (AssertionError, AttributeError, IndexError, NameError, NotImplementedError, TypeError)
+# What this project raises for a user's mistake is one of these; other exceptions are never caught.
+USER_ERRORS = (HydraException, OmegaConfBaseException, OSError, ValueError, ArithmeticError, RuntimeError)
 
 
 def stage_script(group: str, config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
@@ -42,7 +43,7 @@ def _in_one_line(function: Callable[..., object]) -> Callable[..., object]:
     def reporting(*arguments: object) -> object:
         try:
             return function(*arguments)
-        except Exception as error:
+        except USER_ERRORS as error:
             if not is_user_error(error):
                 raise
             sys.stderr.write(f"{type(error).__name__}: {message_of(error)}\n")
@@ -55,16 +56,18 @@ def is_user_error(error: BaseException) -> bool:
     """Return whether an exception reports a mistake of the user (or of the machine), and not a bug.
 
     Configuration and operating system errors always do, and so do this project's own exceptions, also those of a data
-    worker; others only where this project raised them on purpose: an AssertionError never is, and a ValueError from
-    inside a library, or from our own arithmetic, is a bug. So is an error that wraps a bug or a full GPU.
+    worker; others only where this project raised them on purpose: a ValueError from inside a library, or from our
+    own arithmetic, is a bug. So is an error that wraps a bug or a full GPU.
     """
     if isinstance(error, HydraException | OmegaConfBaseException | OSError):
         return True
-    if isinstance(error.__cause__, BUGS) or type(error.__cause__).__name__ == "OutOfMemoryError":
+    cause = error.__cause__
+    is_bug = cause is not None and not isinstance(cause, (*USER_ERRORS, KeyError))
+    if is_bug or type(cause).__name__ == "OutOfMemoryError" or not isinstance(error, USER_ERRORS):
         return False
     if type(error).__module__.startswith("miipher2."):
         return True
-    if isinstance(error, BUGS) or error.__traceback__ is None:
+    if error.__traceback__ is None:
         return False
     last = error.__traceback__
     while last.tb_next is not None:

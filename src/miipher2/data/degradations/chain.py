@@ -16,7 +16,8 @@ from miipher2.data.pools import Pools
 
 Wave = Float32[np.ndarray, "time"]
 
-# By configuration key, in the order in which they are drawn: a new one goes last and changes no draw of the others.
+# By configuration key, in the order in which they are drawn: a new one goes last and changes no value of the others
+# (with `order: random`, it does change their order, which is drawn after all values).
 TRANSFORMS: dict[str, type[Transform[Any]]] = {
     "room": Room,
     "noise": Noise,

@@ -29,11 +29,6 @@ class Clipping(Transform[ClippingConfig]):
 
     threshold: float
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator, config: ClippingConfig, pools: Pools, samples: int) -> "Clipping":
-        """Draw the threshold."""
-        return cls(draw_uniform(rng, config.threshold))
-
     def apply(self, wave: Wave, pools: Pools) -> Wave:
         """Clip."""
         limit = np.float32(self.threshold) * np.abs(wave).max()
@@ -117,11 +112,6 @@ class Level(Transform[LevelConfig]):
 
     gain_db: float
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator, config: LevelConfig, pools: Pools, samples: int) -> "Level":
-        """Draw the gain."""
-        return cls(draw_uniform(rng, config.gain_db))
-
     def apply(self, wave: Wave, pools: Pools) -> Wave:
         """Scale."""
         return wave * np.float32(10 ** (self.gain_db / 20))
@@ -132,11 +122,6 @@ class Dc(Transform[DcConfig]):
     """A constant offset, relative to full scale."""
 
     offset: float
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, config: DcConfig, pools: Pools, samples: int) -> "Dc":
-        """Draw the offset."""
-        return cls(draw_uniform(rng, config.offset))
 
     def apply(self, wave: Wave, pools: Pools) -> Wave:
         """Shift."""

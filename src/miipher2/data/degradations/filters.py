@@ -39,11 +39,6 @@ class BandLimit(Transform[BandLimitConfig]):
 
     cutoff_hz: float
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator, config: BandLimitConfig, pools: Pools, samples: int) -> "BandLimit":
-        """Draw the cutoff."""
-        return cls(draw_uniform(rng, config.cutoff_hz))
-
     def apply(self, wave: Wave, pools: Pools) -> Wave:
         """Pass everything below the cutoff, and nothing from a tenth above it."""
         size = fft_size(len(wave) + 1024)

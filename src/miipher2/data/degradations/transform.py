@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -27,9 +27,12 @@ class Transform(ABC, Generic[Config]):
     pool: ClassVar[str | None] = None  # the pool that it reads, by its attribute of `Pools`
 
     @classmethod
-    @abstractmethod
     def draw(cls, rng: np.random.Generator, config: Config, pools: Pools, samples: int) -> "Transform[Any]":
-        """Return a transform with values in the ranges of its configuration, for a wave of `samples` samples."""
+        """Return a transform with values in the ranges of its configuration, for a wave of `samples` samples.
+
+        Unless a transform draws otherwise, each of its fields is uniform in the range of its name.
+        """
+        return cls(*(draw_uniform(rng, getattr(config, each.name)) for each in fields(cls)))
 
     @abstractmethod
     def apply(self, wave: Wave, pools: Pools) -> Wave:

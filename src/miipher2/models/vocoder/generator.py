@@ -1,5 +1,6 @@
 """The base class of vocoders: features at 50 frames per second in, a wave of exact length out. Knows no loss."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class ChunkPosition:
     phase_cycles: Float[Tensor, " batch"]
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, ABC):
     """A vocoder that makes `hop_samples` samples from each frame.
 
     Raises:
@@ -43,13 +44,13 @@ class Generator(nn.Module):
         return self.sample_rate_hz // FRAMES_PER_SECOND
 
     @property
+    @abstractmethod
     def context_frames(self) -> int:
         """Return how many neighbouring frames on each side affect a frame's samples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves of `hop_samples` samples per frame."""
-        raise NotImplementedError
 
     def forward_chunk(
         self, features: Float[Tensor, "batch frame dim"], position: ChunkPosition
