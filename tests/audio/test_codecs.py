@@ -5,7 +5,7 @@ import pytest
 from speech_like import speech_like
 
 from miipher2.audio.codecs import BIT_RATE_CODECS, apply_codec
-from miipher2.audio.io import AudioError
+from miipher2.audio.decode import AudioError
 from miipher2.config.schema_data import CODECS
 
 RATE_HZ = 16_000

@@ -7,7 +7,8 @@ import pytest
 import soundfile
 from speech_like import speech_like
 
-from miipher2.audio.io import AudioError, AudioInfo, read_audio, read_blocks, read_info, write_audio
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import AudioInfo, read_audio, read_info, write_audio
 
 RATE_HZ = 16_000
 
@@ -20,7 +21,6 @@ def test_written_sound_reads_back(tmp_path: Path, name: str, subtype: str | None
     assert rate_hz == RATE_HZ
     np.testing.assert_allclose(read, wave, atol=0 if subtype == "FLOAT" else 2**-15)
     np.testing.assert_array_equal(read_audio(tmp_path / name, 100, 50)[0], read[100:150])
-    np.testing.assert_array_equal(np.concatenate(list(read_blocks(tmp_path / name, 777))), read)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -55,7 +55,7 @@ def test_stereo_is_written_as_two_channels_and_read_as_their_mean(tmp_path: Path
         ("missing.wav", "does not exist"),
         ("text.wav", "cannot be read"),
         ("zero.wav", "no audio"),
-        ("nan.wav", "not finite"),
+        ("nan.wav", "should be finite"),
     ],
 )
 def test_an_unusable_file_is_an_error_with_its_reason(tmp_path: Path, name: str, reason: str) -> None:
@@ -79,6 +79,5 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     write_audio(path, speech_like(), RATE_HZ)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    for read in (read_audio, lambda path: list(read_blocks(path, 1000))):
-        with pytest.raises(AudioError, match=r"cut\.flac"):
-            read(path)
+    with pytest.raises(AudioError, match=r"cut\.flac"):
+        read_audio(path)

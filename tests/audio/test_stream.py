@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from miipher2.audio.io import AudioError
+from miipher2.audio.decode import AudioError
 from miipher2.audio.stream import BLOCK_SECONDS, Recording, RecordingWriter
 from miipher2.rng import stream
 

@@ -60,7 +60,7 @@ def test_three_folders_give_the_same_rows_table_and_page_twice(folders: dict[str
         ("rate", "a/u0: restored: 24000 Hz; the others have 16000 Hz; --rate 16000 resamples"),
         ("length", "a/u0: restored: 0.50 s; the first recording has 1.00 s"),
         ("silence", "a/u0: clean: silent, no reference"),
-        ("nan", "not finite"),
+        ("nan", "should be finite"),
         ("not audio", "cannot be read as sound"),
     ],
 )

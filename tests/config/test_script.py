@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch._utils import ExceptionWrapper
 
-from miipher2.audio.io import AudioError
+from miipher2.audio.decode import AudioError
 from miipher2.config.load import load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.schema import AdapterConfig

@@ -12,7 +12,8 @@ from synthetic_voices import synthetic_voice
 
 from miipher2.atomic_io import sha256_of
 from miipher2.audio.codecs import BIT_RATE_CODECS
-from miipher2.audio.io import AudioError, write_audio
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import write_audio
 from miipher2.audio.levels import active_samples
 from miipher2.audio.resample import resample
 from miipher2.config.schema_data import CODECS

@@ -8,7 +8,8 @@ import pytest
 from scanning import scan_folder
 from synthetic_voices import synthetic_voice
 
-from miipher2.audio.io import AudioError, read_audio, write_audio
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import read_audio, write_audio
 from miipher2.data import crop_reader
 from miipher2.data.crop_reader import CropReader
 from miipher2.data.manifest import Manifest
@@ -66,7 +67,7 @@ def test_a_changed_long_file_is_an_error(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "a.wav").read_bytes())
     content[-1000] ^= 1  # one bit, far from the crop, and the length is the same
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(AudioError, match=r"a\.wav: its content .* is not the manifest's"):
+    with pytest.raises(AudioError, match=r"a\.wav: its content is not the manifest's"):
         CropReader(manifest, tmp_path, 16000, cache_mb=64).read(0, 0.0, 50)
 
 

@@ -11,7 +11,8 @@ import torch
 from data_configs import NO_DEGRADATION, data_config, degradation_config
 from scanning import scan_folder
 
-from miipher2.audio.io import AudioError, read_audio, write_audio
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import read_audio, write_audio
 from miipher2.audio.levels import active_level_db, frame_energies
 from miipher2.audio.resample import resample
 from miipher2.config.schema_data import DataConfig

@@ -12,7 +12,8 @@ import torch
 from data_configs import NO_DEGRADATION, data_config, prepare_folder
 from synthetic_voices import synthetic_voice
 
-from miipher2.audio.io import AudioError, write_audio
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import write_audio
 from miipher2.data.dataloader import make_dataloader
 from miipher2.data.dataset import SpeechDataset
 from miipher2.data.prepared import PreparedData

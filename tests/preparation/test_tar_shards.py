@@ -12,7 +12,8 @@ import pytest
 from synthetic_voices import synthetic_voice
 
 from miipher2.atomic_io import sha256_of
-from miipher2.audio.io import AudioError, FileSection, read_audio, read_info, write_audio
+from miipher2.audio.decode import AudioError, FileSection
+from miipher2.audio.io import read_audio, read_info, write_audio
 from miipher2.data.manifest import Manifest
 from miipher2.preparation.corpora import Corpus, index_corpora, scan_corpus
 from miipher2.preparation.layouts import list_sounds

@@ -1,6 +1,8 @@
 """Sound: files, levels, codecs, resampling and spectrograms. The only package that touches sound files.
 
-io            sound files read and written whole or in parts, also from within a tar
+decode        decoders of any sound file, from its first sample to its last
+container     files that are cut off, joined, or longer than their header counts
+io            sound files read and written whole or in parts, as one channel
 stream        sound files block by block, for recordings of any length
 files         the sound files below a folder
 resample      resampling, whole and block by block

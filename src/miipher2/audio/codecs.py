@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float32
 
-from miipher2.audio.io import AudioError, decode_audio, encode_audio
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import decode_audio, encode_audio
 from miipher2.audio.resample import resample
 from miipher2.config.schema_data import CODECS
 

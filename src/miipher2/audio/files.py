@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # A file with one of these suffixes that cannot be read is reported, not skipped.
-SOUND_SUFFIXES = frozenset(
-    (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".m4a", ".aac", ".wma", ".sph")
+SOUND_SUFFIXES = (
+    *(".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".mp4"),
+    *(".oga", ".ogg", ".opus", ".sph", ".w64", ".wav", ".webm", ".wma"),
 )
 
 

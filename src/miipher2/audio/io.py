@@ -1,47 +1,22 @@
 """Sound files read and written whole or in parts, also from within a tar; stereo is read as its channels' mean."""
 
 import io
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 from jaxtyping import Float32
 
 from miipher2.atomic_io import write_atomically
+from miipher2.audio.decode import AudioError, AudioSource, decode, open_decoder
 
-
-class AudioError(ValueError):
-    """A sound file or wave that cannot be used; the message names it, what it is and what it should be."""
-
-
-@dataclass(frozen=True)
-class FileSection:
-    """A range of bytes in a file, such as a member of a tar."""
-
-    path: Path
-    offset_bytes: int
-    size_bytes: int
-    member: str
-
-    def open(self) -> io.BufferedReader:
-        """Open the range as a file of its own."""
-        return io.BufferedReader(_SectionReader(self.path.open("rb"), self.offset_bytes, self.size_bytes), 2**16)
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.member}"
-
-
-AudioSource = Path | FileSection | str
+BLOCK_SAMPLES = 2**20  # at once, where the length is unknown
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The header of a sound file; `samples` counts those of one channel."""
+    """The form of a sound file; `samples` counts those of one channel."""
 
     seconds: float
     samples: int
@@ -50,13 +25,19 @@ class AudioInfo:
 
 
 def read_info(source: AudioSource) -> AudioInfo:
-    """Return a sound file's length, rate and channels without decoding it.
+    """Return a sound file's length, rate and channels; a compressed file is decoded, since no header is believed.
 
     Raises:
-        AudioError: the file is missing, not a sound file, or empty.
+        AudioError: as `decode`.
     """
-    with _open_sound(source) as file:
-        return AudioInfo(file.frames / file.samplerate, file.frames, file.samplerate, file.channels)
+    with open_decoder(source) as decoder:
+        if decoder.header_samples is None:
+            samples = sum(len(block) for block in decode(decoder, BLOCK_SAMPLES))
+        else:
+            samples = decoder.header_samples
+            if (fault := decoder.find_fault()) is not None:
+                raise AudioError(f"{source}: {fault}")
+        return AudioInfo(samples / decoder.sample_rate_hz, samples, decoder.sample_rate_hz, decoder.channels)
 
 
 def read_audio(
@@ -69,32 +50,12 @@ def read_audio(
         samples: number of samples to read; None: to the end.
 
     Raises:
-        AudioError: the file is missing, unreadable, empty, damaged, shorter than the range, or not finite.
+        AudioError: as `decode`.
     """
-    with _open_sound(source) as file:
-        count = file.frames - start_samples if samples is None else samples
-        if start_samples < 0 or count < 1 or start_samples + count > file.frames:
-            end = start_samples + count
-            raise AudioError(f"{source}: holds {file.frames} samples; should hold {start_samples} to {end}")
-        file.seek(start_samples)
-        channels = file.read(count, dtype="float32", always_2d=True)
-        rate_hz = int(file.samplerate)
-    _check_complete(source, start_samples + len(channels), start_samples + count)
-    return _to_mono(source, channels), rate_hz
-
-
-def read_blocks(source: AudioSource, block_samples: int) -> Iterator[Float32[np.ndarray, "time"]]:
-    """Yield a sound file as one channel in blocks, in memory that does not grow with its length.
-
-    Raises:
-        AudioError: as `read_audio`.
-    """
-    with _open_sound(source) as file:
-        for start in range(0, file.frames, block_samples):
-            count = min(block_samples, file.frames - start)
-            channels = file.read(count, dtype="float32", always_2d=True)
-            _check_complete(source, start + len(channels), start + count)
-            yield _to_mono(source, channels)
+    with open_decoder(source) as decoder:
+        size = samples or decoder.header_samples or BLOCK_SAMPLES
+        blocks = [to_mono(block) for block in decode(decoder, size, start_samples, samples)]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), decoder.sample_rate_hz
 
 
 def write_audio(
@@ -151,76 +112,7 @@ def decode_audio(encoded: bytes) -> Float32[np.ndarray, "time"]:
     return soundfile.read(io.BytesIO(encoded), dtype="float32")[0]
 
 
-def soundfile_name(path: Path | str) -> str | bytes:
-    """Return a path as soundfile takes it: as bytes where its name is not UTF-8."""
-    name = os.fsencode(path)
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return name
-
-
-@contextmanager
-def _open_sound(source: AudioSource) -> Iterator[soundfile.SoundFile]:
-    """Open a sound file that is not empty."""
-    context: Any
-    if isinstance(source, FileSection):
-        try:
-            context = source.open()
-        except OSError as error:
-            raise AudioError(f"{source}: cannot be opened ({error}); it should be a part of a file") from error
-    elif Path(source).is_file():
-        context = nullcontext(soundfile_name(source))
-    else:
-        state = "is a folder" if Path(source).is_dir() else "does not exist"
-        raise AudioError(f"{source}: {state}; it should be a sound file")
-    try:
-        with context as opened, soundfile.SoundFile(opened) as file:
-            if file.frames < 1:
-                raise AudioError(f"{source}: holds no audio (zero length); it should hold at least one sample")
-            yield file
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless format, .raw by its suffix
-        raise AudioError(f"{source}: cannot be read as sound ({error}); it should be WAV, FLAC, OGG or MP3") from error
-
-
-def _check_complete(source: AudioSource, end: int, expected_end: int) -> None:
-    if end != expected_end:
-        raise AudioError(f"{source}: ends after {end} samples; its header promises more")
-
-
-def _to_mono(source: AudioSource, channels: Float32[np.ndarray, "time channel"]) -> Float32[np.ndarray, "time"]:
+def to_mono(channels: Float32[np.ndarray, "time channel"]) -> Float32[np.ndarray, "time"]:
+    """Return the mean of a recording's channels."""
     wave = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(wave).all():
-        raise AudioError(f"{source}: holds values that are not finite (NaN or infinity); they should lie in [-1, 1]")
     return np.ascontiguousarray(wave)
-
-
-class _SectionReader(io.RawIOBase):
-    """A range of bytes in a file as a file."""
-
-    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._position = file, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        size = max(0, min(len(buffer), self._size - self._position))
-        self._file.seek(self._offset + self._position)
-        count = self._file.readinto(memoryview(buffer)[:size])  # type: ignore[attr-defined]
-        self._position += count
-        return int(count)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -10,7 +10,8 @@ import soundfile
 from jaxtyping import Float32
 
 from miipher2.atomic_io import replace_durably, sha256_of
-from miipher2.audio.io import AudioError, read_info, soundfile_name
+from miipher2.audio.decode import AudioError, decode, open_decoder, soundfile_name
+from miipher2.audio.io import read_info
 
 BLOCK_SECONDS = 5
 WRITE_SAMPLES = 65_536  # at once: a long block of Vorbis overflows libsndfile's stack
@@ -37,27 +38,11 @@ class Recording:
         Raises:
             AudioError: the file is damaged, shorter than its header promises, or not finite; names the position.
         """
-        position = 0
-        try:
-            with soundfile.SoundFile(soundfile_name(self.path)) as file:
-                while position < self.samples:
-                    count = min(BLOCK_SECONDS * self.sample_rate_hz, self.samples - position)
-                    block = file.read(count, dtype="float32", always_2d=True).T
-                    self._check(block, position, count)
-                    position += count
-                    yield np.ascontiguousarray(block)
-        except soundfile.SoundFileError as error:
-            raise AudioError(f"{self.path}: cannot be read after {position} samples ({error})") from error
-
-    def _check(self, block: Float32[np.ndarray, "channel time"], position: int, count: int) -> None:
-        if block.shape[1] != count:
-            raise AudioError(f"{self.path}: ends after {position + block.shape[1]} samples; its header promises more")
-        if not np.isfinite(block).all():
-            channel, index = np.argwhere(~np.isfinite(block))[0]
-            raise AudioError(
-                f"{self.path}: holds {block[channel, index]} at value {position + index} of channel {channel}; "
-                "should be finite"
-            )
+        with open_decoder(self.path) as decoder:
+            if (decoder.sample_rate_hz, decoder.channels) != (self.sample_rate_hz, self.channels):
+                raise AudioError(f"{self.path}: has changed; it should be left alone until it is done")
+            for block in decode(decoder, BLOCK_SECONDS * self.sample_rate_hz):
+                yield np.ascontiguousarray(block.T)
 
 
 class RecordingWriter:

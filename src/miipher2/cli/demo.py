@@ -156,7 +156,7 @@ def make_page(
 
 def describe(path: str | None) -> str:
     """Return a recording's name, duration, rate and channels, or what is wrong with it."""
-    from miipher2.audio.io import AudioError
+    from miipher2.audio.decode import AudioError
     from miipher2.audio.stream import Recording
 
     if path is None:

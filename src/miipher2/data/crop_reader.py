@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from miipher2.atomic_io import sha256_of
-from miipher2.audio.io import AudioError, read_audio, read_info
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import read_audio
 from miipher2.audio.resample import resample
 from miipher2.config.schema_data import FRAMES_PER_SECOND, SAMPLE_RATE_HZ
 from miipher2.data.lru_cache import LruCache
@@ -77,7 +78,7 @@ class CropReader:
 
     def _decode_whole(self, row: Utterance) -> _Decoded:
         wave, rate_hz = read_audio(row.source(self._root))
-        self._check_content(row, len(wave) / rate_hz, rate_hz)
+        self._check_content(row)
         return self._resample(wave, rate_hz, 0)
 
     def _decode_part(self, utterance: int, row: Utterance, start: int, frames: int) -> _Decoded:
@@ -86,23 +87,19 @@ class CropReader:
         It starts on a whole second, where every rate has a sample, so that it resamples to the samples of the whole.
         """
         source = row.source(self._root)
-        info = read_info(source)
-        rate_hz = info.sample_rate_hz
+        rate_hz, samples = row.sample_rate_hz, _samples(row)
         if not self._is_checked[utterance]:  # once per process, since it reads the whole file
-            self._check_content(row, info.seconds, rate_hz)
+            self._check_content(row)
             self._is_checked[utterance] = True
         begin = max(0, start // FRAMES_PER_SECOND - 1)
         end = -(-(start + frames) // FRAMES_PER_SECOND) + 1
-        wave, _ = read_audio(source, begin * rate_hz, min(end * rate_hz, info.samples) - begin * rate_hz)
+        wave, _ = read_audio(source, begin * rate_hz, min(end * rate_hz, samples) - begin * rate_hz)
         return self._resample(wave, rate_hz, begin * FRAMES_PER_SECOND)
 
-    def _check_content(self, row: Utterance, seconds: float, rate_hz: int) -> None:
+    def _check_content(self, row: Utterance) -> None:
         source = row.source(self._root)
         if sha256_of(source) != row.sha256:
-            raise AudioError(
-                f"{source}: its content ({seconds:.3f} s at {rate_hz} Hz) is not the manifest's ({row.seconds:.3f} s); "
-                "run prepare_data again"
-            )
+            raise AudioError(f"{source}: its content is not the manifest's; run prepare_data again")
 
     def _resample(self, wave: Wave, rate_hz: int, first_frame: int) -> _Decoded:
         clean = resample(wave, rate_hz, SAMPLE_RATE_HZ)
@@ -111,8 +108,11 @@ class CropReader:
 
 
 def _whole_frames(row: Utterance) -> int:
-    samples = round(row.seconds * row.sample_rate_hz)
-    return round(samples * SAMPLE_RATE_HZ / row.sample_rate_hz) * FRAMES_PER_SECOND // SAMPLE_RATE_HZ
+    return round(_samples(row) * SAMPLE_RATE_HZ / row.sample_rate_hz) * FRAMES_PER_SECOND // SAMPLE_RATE_HZ
+
+
+def _samples(row: Utterance) -> int:
+    return round(row.seconds * row.sample_rate_hz)
 
 
 def _cut(wave: Wave, first_frame: int, frames: int, rate_hz: int) -> tuple[Float32[np.ndarray, "crop_time"], int]:

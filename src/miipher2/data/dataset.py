@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from miipher2.audio.io import AudioError
+from miipher2.audio.decode import AudioError
 from miipher2.config.schema_data import FRAMES_PER_SECOND, HOP_SAMPLES, SAMPLE_RATE_HZ, DataConfig, DegradationConfig
 from miipher2.data.crop_reader import Crop, CropReader
 from miipher2.data.degradations.chain import apply, check_pools, draw

@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 from jaxtyping import Int
 
 from miipher2.atomic_io import sha256_of
-from miipher2.audio.io import FileSection
+from miipher2.audio.decode import FileSection
 
 SCHEMA = pa.schema(
     [

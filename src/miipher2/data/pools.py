@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from miipher2.atomic_io import sha256_of
-from miipher2.audio.io import AudioError, read_audio, read_info
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import read_audio
 from miipher2.audio.resample import resample
 from miipher2.config.schema_data import SAMPLE_RATE_HZ
 from miipher2.data.lru_cache import LruCache
@@ -87,16 +88,16 @@ class Pools:
     ) -> tuple[Wave, int]:
         row = pool.row(index)
         source = row.source(self._root)
-        info = read_info(source)
+        rate_hz, length = row.sample_rate_hz, round(row.seconds * row.sample_rate_hz)
         if not is_checked[index]:  # once per process: a file may be long, and only a part of it is read
             if sha256_of(source) != row.sha256:
                 raise AudioError(f"{source}: is not the {name} of the manifest; run prepare_data again")
             is_checked[index] = True
-        first = min(int(start_seconds * info.sample_rate_hz), info.samples - 1)
-        count = -(-samples * info.sample_rate_hz // SAMPLE_RATE_HZ) + 1
-        if first + count <= info.samples:
+        first = min(int(start_seconds * rate_hz), length - 1)
+        count = -(-samples * rate_hz // SAMPLE_RATE_HZ) + 1
+        if first + count <= length:
             return read_audio(source, first, count)
-        wave, rate_hz = read_audio(source)
+        wave, _ = read_audio(source)
         return np.resize(np.roll(wave, -first), count), rate_hz
 
     def _decode_response(self, index: int) -> Wave:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from miipher2.audio.io import FileSection
+from miipher2.audio.decode import FileSection
 from miipher2.config.schema_data import PrepareDataConfig
 from miipher2.data.manifest import SPLITS, Utterance, relative_path
 from miipher2.preparation.layouts import list_sounds

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from miipher2.audio.decode import FileSection
 from miipher2.audio.files import SOUND_SUFFIXES, find_files
-from miipher2.audio.io import FileSection
 from miipher2.preparation.tar_shards import find_shards, read_index
 
 UNKNOWN = "unknown"

@@ -9,7 +9,8 @@ import pyroomacoustics as acoustics
 from jaxtyping import Float32
 
 from miipher2.atomic_io import sha256_of
-from miipher2.audio.io import AudioError, read_audio, write_audio
+from miipher2.audio.decode import AudioError
+from miipher2.audio.io import read_audio, write_audio
 from miipher2.audio.resample import resample
 from miipher2.config.schema_data import SAMPLE_RATE_HZ
 from miipher2.data.manifest import Manifest, Utterance, relative_path

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from miipher2.atomic_io import sha256_of
-from miipher2.audio.io import AudioError, AudioInfo, read_blocks, read_info
+from miipher2.audio.decode import AudioError, decode, open_decoder
+from miipher2.audio.io import AudioInfo, to_mono
 from miipher2.audio.levels import active_level_db, frame_energies
 from miipher2.config.schema_data import FRAMES_PER_SECOND
 from miipher2.preparation.layouts import Listing, Sound
@@ -46,24 +47,28 @@ class Scan:
 def scan(folder: Path, listing: Listing) -> Scan:
     """Measure every sound of a listing, in its order."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
-        results = list(threads.map(_measure, listing.sounds))
+        results = list(threads.map(scan_sound, listing.sounds))
     files = [result for result in results if isinstance(result, ScannedFile)]
     pairs = zip(listing.sounds, results, strict=True)
     unreadable = [(sound.name, result) for sound, result in pairs if isinstance(result, str)]
     return Scan(folder, files, [*listing.broken, *unreadable], listing.left_out, listing.other_files)
 
 
-def _measure(sound: Sound) -> ScannedFile | str:
+def scan_sound(sound: Sound) -> ScannedFile | str:
     """Return a file's measurements, or why it cannot be used."""
     try:
-        info = read_info(sound.source)
-        frame = max(1, info.sample_rate_hz // FRAMES_PER_SECOND)
-        energies, peak, is_clipped, tail = [], 0.0, False, np.zeros(0, np.float32)
-        for block in read_blocks(sound.source, 1000 * frame):  # whole frames, so that the block length has no effect
-            energies.append(frame_energies(block, frame))
-            peak = max(peak, float(np.abs(block).max()))
-            is_clipped = is_clipped or _is_clipped(np.concatenate([tail, block]))
-            tail = block[-(CLIPPED_SAMPLES - 1) :]
+        with open_decoder(sound.source) as decoder:
+            frame = max(1, decoder.sample_rate_hz // FRAMES_PER_SECOND)
+            energies, samples, peak, is_clipped, tail = [], 0, 0.0, False, np.zeros(0, np.float32)
+            for channels in decode(decoder, 1000 * frame):  # whole frames, so that the block length has no effect
+                block = to_mono(channels)
+                energies.append(frame_energies(block, frame))
+                samples += len(block)
+                peak = max(peak, float(np.abs(block).max()))
+                is_clipped = is_clipped or _is_clipped(np.concatenate([tail, block]))
+                tail = block[-(CLIPPED_SAMPLES - 1) :]
+            rate_hz = decoder.sample_rate_hz
+            info = AudioInfo(samples / rate_hz, samples, rate_hz, decoder.channels)
         digest = sha256_of(sound.source)
     except (AudioError, OSError) as error:
         return str(error).removeprefix(f"{sound.source}: ")
