@@ -71,7 +71,7 @@ def test_libritts_r_has_speakers_and_splits_of_its_own(tmp_path: Path) -> None:
     listing = list_sounds(tmp_path, "libritts_r", ("train-clean-100", "dev-clean"))
     assert {sound.speaker for sound in listing.sounds} == {"103", "84"}
     assert listing.left_out == 5  # four of other subsets, and the room tone
-    assert listing.other_files == 9
+    assert listing.passed_over.total() == 9
 
 
 def test_jvs_leaves_out_whispers_and_falsetto_by_default(tmp_path: Path) -> None:

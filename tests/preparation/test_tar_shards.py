@@ -60,8 +60,32 @@ def test_members_have_speaker_and_language_from_json_or_folders(shards: Path) ->
         *((f"s{index}", "ja") for index in range(4)),
         *[("en/bob", "en")] * 3,
     ]
-    assert listing.other_files == 8
+    assert listing.passed_over.total() == 8
     assert listing.broken == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "speaker"),
+    [
+        ('{"speaker": null}', "en"),
+        ('{"speaker": NaN}', "en"),
+        ('{"speaker": -Infinity}', "en"),
+        ('{"speaker": " "}', "en"),
+        ('{"speaker": null, "speaker_id": 17}', "17"),
+        ('{"speaker": " ann "}', "ann"),
+        ('{"speaker": ["a", "b"]}', r"""'speaker' in its JSON is ["a", "b"]; should be text or a number"""),
+        ('{"speaker_id": {"id": 1}}', r"""'speaker_id' in its JSON is {"id": 1}; should be text or a number"""),
+        ('{"speaker": true}', "'speaker' in its JSON is true; should be text or a number"),
+    ],
+)
+def test_an_absent_value_is_no_speaker_and_a_list_is_an_error(tmp_path: Path, fields: str, speaker: str) -> None:
+    sound = encoded(synthetic_voice(0.4), tmp_path)
+    write_shard(tmp_path / "shards/a.tar", {"en/1.flac": sound, "en/1.json": fields.encode()})
+    listing = list_sounds(tmp_path / "shards", "webdataset")
+    if "should be" in speaker:
+        assert (listing.sounds, listing.broken) == ([], [("a.tar:en/1.flac", speaker)])
+    else:
+        assert [sound.speaker for sound in listing.sounds] == [speaker]
 
 
 def test_members_read_as_the_files_do_whole_and_in_part(shards: Path, tmp_path: Path) -> None:

@@ -93,12 +93,11 @@ def find_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     else:
         if target.is_file():
             raise ValueError(f"{target}: should be a folder, since {source} is one")
-        jobs = [
-            (path, target / path.relative_to(source).with_name(_output_name(path)))
-            for path in find_sound_files(source, exclude=target)  # OUT inside IN holds the results of an earlier run
-        ]
+        found = find_sound_files(source, exclude=target)  # OUT inside IN holds the results of an earlier run
+        sys.stderr.write(found.passed_over_line(source))
+        jobs = [(path, target / path.relative_to(source).with_name(_output_name(path))) for path in found.paths]
     if not jobs:
-        raise ValueError(f"{source}: holds no recordings ({', '.join(sorted(SOUND_SUFFIXES))})")
+        raise ValueError(f"{source}: holds no recordings ({', '.join(SOUND_SUFFIXES)})")
     sources: dict[Path, Path] = {}
     for path, output in jobs:
         if output.resolve() == path.resolve():
@@ -161,6 +160,7 @@ def degrade_file(source: Path, target: Path, config: "DegradationConfig", pools:
         AudioError, ValueError or OSError: it cannot be read, degraded or written; names the file.
     """
     from miipher2.atomic_io import sha256_of
+    from miipher2.audio.files import printable
     from miipher2.audio.io import read_audio, write_audio
     from miipher2.audio.resample import resample
     from miipher2.config.schema_data import SAMPLE_RATE_HZ
@@ -172,7 +172,12 @@ def degrade_file(source: Path, target: Path, config: "DegradationConfig", pools:
     degradation = draw(stream(seed, "degrade", digest), config, pools, len(clean))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_audio(target, apply(clean, degradation, pools), SAMPLE_RATE_HZ)
-    row = {"file": str(source), "degraded": str(target), "sha256": digest, "seconds": round(len(wave) / rate_hz, 3)}
+    row = {
+        "file": printable(source),
+        "degraded": printable(target),
+        "sha256": digest,
+        "seconds": round(len(wave) / rate_hz, 3),
+    }
     return {**row, "seed": seed, "degradations": " ".join(degradation.as_dict()), **_table_values(degradation, pools)}
 
 

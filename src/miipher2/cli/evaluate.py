@@ -31,7 +31,6 @@ examples:
   miipher2 evaluate clean.wav noisy.wav restored.wav --metrics log_mel,estoi,speaker
   miipher2 evaluate - noisy/ restored/ --system theirs=their_output/ --out results/
 """
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus")
 BASELINE, GATE = "spectral_subtraction", {"speaker_cosine": 0.05, "estoi": 0.05, "character_error": 0.05}
 EXAMPLES, RESAMPLES, CONFIDENCE = 6, 2000, 0.95
 
@@ -100,21 +99,22 @@ def find_recordings(path: Path) -> dict[str, Path]:
     Raises:
         ValueError: there is no such path, it holds no recording, or two that differ only in their suffix.
     """
-    from miipher2.audio.files import find_files
+    from miipher2.audio.files import SOUND_SUFFIXES, find_sound_files, printable
 
     if path.is_file():
         return {"": path}
     if not path.is_dir():
         raise ValueError(f"{path}: no such file or folder")
     recordings: dict[str, Path] = {}
-    for file in find_files(path):
-        if file.suffix.lower() in SUFFIXES and file.is_file():
-            name = file.relative_to(path).with_suffix("").as_posix()
-            if name in recordings:
-                raise ValueError(f"{recordings[name]} and {file} have the same name; keep one of them")
-            recordings[name] = file
+    found = find_sound_files(path)
+    sys.stderr.write(found.passed_over_line(path))
+    for file in found.paths:
+        name = printable(file.relative_to(path).with_suffix("").as_posix())
+        if name in recordings:
+            raise ValueError(f"{recordings[name]} and {file} have the same name; keep one of them")
+        recordings[name] = file
     if not recordings:
-        raise ValueError(f"{path}: holds no recordings ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{path}: holds no recordings ({', '.join(SOUND_SUFFIXES)})")
     return recordings
 
 

@@ -1,6 +1,7 @@
 """The `miipher2` command: parses options, runs one subcommand, and reports a user's mistake in one line."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     options = make_parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is not UTF-8 is printed with escapes, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = options.run(options)
         sys.stdout.flush()

@@ -118,7 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: should be at least 1")
     shard = Shard.parse(arguments.shard)
-    tasks = find_tasks(arguments.source, arguments.target, Naming(arguments.format, arguments.suffix))
+    naming = Naming(arguments.format, arguments.suffix)
+    tasks = find_tasks(arguments.source, arguments.target, naming, sys.stderr.write)
     is_folder = is_folder_job(arguments.source)
     if is_folder:
         tasks = [task for task in tasks if shard.contains(task)]

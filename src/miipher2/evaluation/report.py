@@ -76,7 +76,7 @@ def write_report(
             "examples": [_card(example, evaluation, seconds, SPECTROGRAM_SIZE) for example in examples],
             "worst_examples": [_card(example, evaluation, seconds, SMALL_SPECTROGRAM) for example in worst],
         }
-        page = template.render(content, **cards, excerpt_seconds=seconds).encode()
+        page = template.render(content, **cards, excerpt_seconds=seconds).encode(errors="backslashreplace")
         if len(page) <= MAX_PAGE_BYTES or seconds < 1.0:
             break
         seconds *= 0.9 * MAX_PAGE_BYTES / len(page)

@@ -1,8 +1,10 @@
 """The tasks of a job: a file, a folder or a list in, targets out, in a fixed order, all of them or one shard."""
 
+import codecs
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +69,13 @@ class Shard:
         return int(hashlib.sha256(os.fsencode(task.name)).hexdigest(), 16) % self.count == self.number - 1
 
 
-def find_tasks(source: Path, target: Path, naming: Naming | None = None) -> list[Task]:
+def find_tasks(
+    source: Path, target: Path, naming: Naming | None = None, report: Callable[[str], object] = lambda line: None
+) -> list[Task]:
     """Return the tasks of a file, a folder or a list, in order.
+
+    Args:
+        report: called with a line on the files that were passed over, if any were.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -84,14 +91,16 @@ def find_tasks(source: Path, target: Path, naming: Naming | None = None) -> list
     if target.is_file() or target.resolve() == source.resolve():
         raise ValueError(f"{target}: should be another folder than {source}, or a new one")
     if source.is_dir():
-        paths = find_sound_files(source, exclude=target)  # OUT inside IN holds what an earlier run restored
+        found = find_sound_files(source, exclude=target)  # OUT inside IN holds what an earlier run restored
+        paths = found.paths
+        report(found.passed_over_line(source))
         folders = [path.relative_to(source).parent for path in paths]
     else:
         paths = _read_list(source)
         shared = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else Path()
         folders = [path.absolute().parent.relative_to(shared) for path in paths]
     if not paths:
-        raise ValueError(f"{source}: holds no recordings ({', '.join(sorted(SOUND_SUFFIXES))})")
+        raise ValueError(f"{source}: holds no recordings ({', '.join(SOUND_SUFFIXES)})")
     names = [(folder / naming.name(path)).as_posix() for path, folder in zip(paths, folders, strict=True)]
     counts = Counter(names)
     tasks: dict[str, Task] = {}
@@ -119,9 +128,13 @@ def _single_task(source: Path, target: Path, naming: Naming) -> Task:
 
 
 def _read_list(path: Path) -> list[Path]:
-    """Return the recordings of a list, one on each line, relative to the list's own folder."""
-    try:
-        lines = path.read_text().splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not text ({error}); should be a list with a path on each line") from error
-    return [path.parent / line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    """Return the recordings of a list, one on each line, relative to the list's own folder.
+
+    Names need not be UTF-8; a byte-order mark and repeated lines are ignored.
+    """
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if b"\0" in content:
+        raise ValueError(f"{path}: is not text in UTF-8; should be a list with a path on each line")
+    lines = [line.strip() for line in content.splitlines()]
+    names = [path.parent / os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
+    return list(dict.fromkeys(names))

@@ -172,7 +172,7 @@ def _held_out_digests(held_out: Path, scanned: Scan) -> set[str]:
     """Return the content digests of the listed files, so that a copy under another name is held out too."""
     if not held_out.is_file():
         raise FileNotFoundError(f"{held_out}: no such list of held-out files; give its path, or null to split by rule")
-    names = [line.strip() for line in held_out.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in held_out.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     digests = {file.sound.name: file.sha256 for file in scanned.files}
     if missing := [name for name in names if name not in digests]:
         listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

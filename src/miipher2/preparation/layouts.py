@@ -1,13 +1,16 @@
 """Published layouts of corpora: which sound files belong to one, and the speaker, language and split of each."""
 
+import json
+import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from miipher2.audio.decode import FileSection
-from miipher2.audio.files import SOUND_SUFFIXES, find_files
+from miipher2.audio.files import find_sound_files, printable
 from miipher2.preparation.tar_shards import find_shards, read_index
 
 UNKNOWN = "unknown"
@@ -31,7 +34,7 @@ class Listing:
     sounds: list[Sound] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)  # shards that cannot be listed, with the reason
     left_out: int = 0  # sounds that the layout or `subsets` exclude
-    other_files: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)  # files that are no sound, by reason
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,16 @@ def list_sounds(folder: Path, layout: str, subsets: Collection[str] | None = Non
         raise ValueError(f"{folder}: the layout {layout} has no subsets; leave {', '.join(subsets)} out")
     if layout == "webdataset":
         return _list_shards(folder)
-    files = find_files(folder)
-    names = [path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in SOUND_SUFFIXES]
-    listing = Listing(other_files=len(files) - len(names))
+    files = find_sound_files(folder)
+    names = [path.relative_to(folder).as_posix() for path in files.paths]
+    listing = Listing(passed_over=files.passed_over)
     if layout == "folder":
         listing.sounds = [Sound(name, folder / name, *_labels_of_folders(name)) for name in names]
     else:
         _list_tree(listing, folder, layout, names, subsets)
+    not_utf8 = [sound for sound in listing.sounds if printable(sound.name) != sound.name]
+    listing.broken += [(printable(sound.name), "its name is not UTF-8; rename it") for sound in not_utf8]
+    listing.sounds = [sound for sound in listing.sounds if sound not in not_utf8] if not_utf8 else listing.sounds
     return listing
 
 
@@ -150,20 +156,34 @@ def _list_shards(folder: Path) -> Listing:
     for shard in shards:
         samples, others, fault = read_index(shard)
         shard_name = shard.relative_to(folder).as_posix()
-        listing.other_files += others
+        listing.passed_over["other members of tar files"] += others
         if fault is not None:
             listing.broken.append((shard_name, fault))
         for sample in samples:
             speaker, language = _labels_of_folders(sample.sound.member)
-            speaker = _first(sample.fields, ("speaker", "speaker_id")) or speaker
-            language = _first(sample.fields, ("language", "lang")) or language
+            try:
+                speaker = _first(sample.fields, ("speaker", "speaker_id")) or speaker
+                language = _first(sample.fields, ("language", "lang")) or language
+            except ValueError as error:
+                listing.broken.append((f"{shard_name}:{sample.sound.member}", str(error)))
+                continue
             listing.sounds.append(Sound(f"{shard_name}:{sample.sound.member}", sample.sound, speaker, language))
     return listing
 
 
 def _first(fields: Mapping[str, Any], keys: Collection[str]) -> str:
-    """Return the first of some fields that has a value, as text."""
-    return next((str(fields[key]) for key in keys if fields.get(key) is not None), "")
+    """Return the first of some fields that has a value, as text; null, NaN, infinity and blank text are none.
+
+    Raises:
+        ValueError: a value is neither text nor a number.
+    """
+    for key in keys:
+        value = fields.get(key)
+        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+            raise ValueError(f"'{key}' in its JSON is {json.dumps(value)}; should be text or a number")
+        if value is not None and (value.strip() if isinstance(value, str) else math.isfinite(value)):
+            return str(value).strip()
+    return ""
 
 
 def _labels_of_folders(name: str) -> tuple[str, str]:

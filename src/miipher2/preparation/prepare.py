@@ -137,7 +137,7 @@ def _speech_report(corpora: Mapping[str, Corpus], index: CorpusIndex, speech: Ma
         **_list("duplicates", [{"path": path, "same_as": first} for path, first in index.duplicates]),
         **_list("unreadable", [each for scanned in index.scans.values() for each in _unreadable(scanned, root)]),
         "left_out": sum(scanned.left_out for scanned in index.scans.values()),
-        "other_files": sum(scanned.other_files for scanned in index.scans.values()),
+        "passed_over": dict(sorted(sum((each.passed_over for each in index.scans.values()), Counter()).items())),
         "manifest_digest": speech.digest,
     }
 

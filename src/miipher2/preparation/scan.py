@@ -1,6 +1,7 @@
 """Scans sound files: decodes, measures and digests each once. Knows no splits."""
 
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Scan:
     files: list[ScannedFile]
     unreadable: list[tuple[str, str]]
     left_out: int
-    other_files: int
+    passed_over: Counter[str]
 
 
 def scan(folder: Path, listing: Listing) -> Scan:
@@ -51,7 +52,7 @@ def scan(folder: Path, listing: Listing) -> Scan:
     files = [result for result in results if isinstance(result, ScannedFile)]
     pairs = zip(listing.sounds, results, strict=True)
     unreadable = [(sound.name, result) for sound, result in pairs if isinstance(result, str)]
-    return Scan(folder, files, [*listing.broken, *unreadable], listing.left_out, listing.other_files)
+    return Scan(folder, files, [*listing.broken, *unreadable], listing.left_out, listing.passed_over)
 
 
 def scan_sound(sound: Sound) -> ScannedFile | str:
