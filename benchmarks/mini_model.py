@@ -194,7 +194,7 @@ def _row(line: dict[str, str]) -> Row:
 
 def format_feature_errors(out: Path, bundle: Path) -> str:
     """Return the ratio of the cleaned to the degraded features' error, over all frames."""
-    restorer = Restorer.from_bundle(bundle, root=ROOT)
+    restorer = Restorer.from_bundle(bundle, root=ROOT, level="model")
     errors: dict[str, float] = defaultdict(float)
     for path in sorted((out / "clean").iterdir()):
         clean, degraded = (sf.read(each, dtype="float32")[0] for each in (path, out / "degraded" / path.name))

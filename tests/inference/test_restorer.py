@@ -25,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def restorer(root: Path) -> Restorer:
-    return load(root)
+    return load(root, level="model")
 
 
 @pytest.fixture

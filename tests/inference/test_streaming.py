@@ -20,7 +20,7 @@ NETWORKS = {encoder: (encoder, "hifigan") for encoder in ENCODERS} | {
     "vocos": ("hubert", "vocos"),
     "harmonic_vocos": ("hubert", "harmonic_vocos"),
 }
-SHORT_WINDOWS = {"window_seconds": 6.0, "overlap_seconds": 3.0}
+SHORT_WINDOWS = {"level": "model", "window_seconds": 6.0, "overlap_seconds": 3.0}
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,7 @@ class RecordingWriter:
         if sound_format == "WAV" and samples * channels * 2 > MAX_WAV_BYTES:
             sound_format = "RF64"
         self.temporary = self.path.with_name(temporary_name(self.path.name, writer_id or uuid.uuid4().hex))
+        self.sha256 = ""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._file = soundfile.SoundFile(
@@ -90,21 +91,20 @@ class RecordingWriter:
         except soundfile.SoundFileError as error:
             raise AudioError(f"{self.path}: cannot be written: {error}") from error
 
-    def finish(self) -> str:
-        """Give the file its name and return the SHA-256 of its bytes.
+    def finish(self) -> None:
+        """Give the file its name, and set `sha256` to the digest of its bytes.
 
         Raises:
             AudioError: it cannot be completed; an earlier file of that name stays.
         """
         try:
             self._file.close()
-            digest = sha256_of(self.temporary)
+            self.sha256 = sha256_of(self.temporary)
             replace_durably(self.temporary, self.path)
         except soundfile.SoundFileError as error:
             raise AudioError(f"{self.path}: cannot be written: {error}") from error
         finally:
             self.temporary.unlink(missing_ok=True)
-        return digest
 
     def abandon(self) -> None:
         """Discard what was written; an earlier file of that name stays."""

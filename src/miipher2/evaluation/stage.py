@@ -30,7 +30,9 @@ TRAINED = ("pre_trained", "fine_tuned")  # keys of the configuration; the last i
 def run_evaluation(config: EvaluateConfig) -> None:
     """Restore and measure the held-out utterances; write metrics, the summary, a row for each of them, and the page."""
     restorers = {
-        name: Restorer.from_published(config.adapter, getattr(config, name), root=ROOT, device=config.device)
+        name: Restorer.from_published(
+            config.adapter, getattr(config, name), root=ROOT, device=config.device, level="model"
+        )
         for name in TRAINED
     }
     final = restorers["fine_tuned"]

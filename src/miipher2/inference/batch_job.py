@@ -1,13 +1,18 @@
 """A job over many recordings: reading, networks and writing overlap; failures are collected, finished files skipped."""
 
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
 
 from miipher2.atomic_io import sha256_of
+from miipher2.audio.levels import LevelMeter
 from miipher2.audio.stream import Recording, RecordingWriter
 from miipher2.inference.files import Task
 from miipher2.inference.journal import Journal
@@ -102,7 +107,7 @@ class Job:
                 self.on_progress(task, 1.0, 0.0)
                 continue
             writer_id = None if self.journal is None else self.journal.writer_id
-            self._outputs[stream] = _Output(task, input_sha256, self.restorer.sample_rate_hz, writer_id)
+            self._outputs[stream] = _Output(task, input_sha256, self.restorer, writer_id)
             yield stream
 
     def _open(self, task: Task) -> tuple[str, RecordingStream | None]:
@@ -122,13 +127,13 @@ class Job:
             return
         try:
             if block is not None:
-                if output.writer is None and self.journal is not None:
-                    self.journal.record_start(task)
-                output.open(stream).write(block)
+                output.write(stream, block)
                 self.on_progress(task, block.shape[1] / stream.samples, block.shape[1] / self.restorer.sample_rate_hz)
                 return
             if stream.failure is not None:
                 raise stream.failure
+            if self.journal is not None:
+                self.journal.record_start(task)
             output_sha256 = output.finish(stream)
             if self.journal is not None:
                 self.journal.record_done(task, output.input_sha256, output_sha256)
@@ -137,6 +142,7 @@ class Job:
                 self.outcome.seconds += stream.source.samples / stream.source.sample_rate_hz
                 del self._outputs[stream]
         except (ValueError, OSError) as error:
+            output.has_failed = True
             output.discard()
             stream.failure = stream.failure or ValueError(str(error))
             self._fail(task, error)
@@ -159,28 +165,47 @@ class Job:
 
 
 class _Output:
-    """The file of a restored recording."""
+    """The file of a restored recording.
 
-    def __init__(self, task: Task, input_sha256: str, sample_rate_hz: int, writer_id: str | None) -> None:
+    Its level is known at its end: until then its blocks wait in a file without a name, which vanishes with the process.
+    """
+
+    def __init__(self, task: Task, input_sha256: str, restorer: Restorer, writer_id: str | None) -> None:
         self.task, self.input_sha256 = task, input_sha256
-        self._sample_rate_hz, self._writer_id = sample_rate_hz, writer_id
+        self._restorer, self._writer_id = restorer, writer_id
         self.executor: ThreadPoolExecutor | None = None
-        self.writer: RecordingWriter | None = None
         self.has_failed = False
+        self._spool: IO[bytes] | None = None
+        self._lengths: list[int] = []
+        self._meters: list[LevelMeter] = []
 
-    def open(self, stream: RecordingStream) -> RecordingWriter:
-        if self.writer is None:
-            self.writer = RecordingWriter(
-                self.task.target, self._sample_rate_hz, stream.source.channels, stream.samples, self._writer_id
-            )
-        return self.writer
+    def write(self, stream: RecordingStream, block: Block) -> None:
+        if self._spool is None:
+            self.task.target.parent.mkdir(parents=True, exist_ok=True)
+            self._spool = tempfile.TemporaryFile(dir=self.task.target.parent)  # noqa: SIM115 - closed by `discard`
+            self._meters = stream.meters()
+        for meter, channel in zip(self._meters, block, strict=True):
+            meter.add(channel)
+        self._spool.write(np.ascontiguousarray(block).tobytes())
+        self._lengths.append(block.shape[1])
 
     def finish(self, stream: RecordingStream) -> str:
-        writer, self.writer = self.open(stream), None
-        return writer.finish()
+        """Write the file and return its SHA-256."""
+        channels = stream.source.channels
+        keeps_level = self._restorer.options.level == "input" and self._spool is not None
+        gains = stream.gains(self._meters) if keeps_level else np.ones((channels, 1), np.float32)
+        with RecordingWriter(
+            self.task.target, self._restorer.sample_rate_hz, channels, stream.samples, self._writer_id
+        ) as writer:
+            if self._spool is not None:
+                self._spool.seek(0)
+                for length in self._lengths:
+                    block = np.frombuffer(self._spool.read(4 * channels * length), np.float32)
+                    writer.write(gains * block.reshape(channels, length))
+        self.discard()
+        return writer.sha256
 
     def discard(self) -> None:
-        self.has_failed = True
-        writer, self.writer = self.writer, None
-        if writer is not None:
-            writer.abandon()
+        """Drop what was written and not finished."""
+        if self._spool is not None:
+            self._spool.close()

@@ -6,6 +6,7 @@ from typing import Any
 from miipher2.config.schema_data import FRAMES_PER_SECOND
 
 PRECISIONS = ("fp32", "bf16")
+LEVELS = ("input", "model")
 FADE_FRAMES = 20  # over which one window's features fade into the next one's
 CONTEXT_FRAMES = 64  # at least, on both sides of a fade: the reach of HuBERT's positional convolution
 
@@ -29,8 +30,11 @@ class RestoreOptions:
     chunk_seconds: int | float = _option(10.0, "length of the vocoder's chunks; bounds memory", metavar="S")
     window_seconds: int | float = _option(20.0, "length of the encoder's attention windows", metavar="S")
     overlap_seconds: int | float = _option(3.0, "overlap of two windows", metavar="S")
+    level: str = _option("input", "of the result: that of the input's speech, or the one of training", choices=LEVELS)
 
     def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ValueError(f"level {self.level!r}; should be one of {', '.join(LEVELS)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}; should be one of {', '.join(PRECISIONS)}")
         if self.batch_size < 1:
@@ -61,4 +65,4 @@ class RestoreOptions:
 
     def result_options(self) -> dict[str, str | int | float]:
         """Return the options that are part of the result: the journal compares them."""
-        return {name: getattr(self, name) for name in ("precision", "window_seconds", "overlap_seconds")}
+        return {name: getattr(self, name) for name in ("precision", "window_seconds", "overlap_seconds", "level")}

@@ -110,6 +110,11 @@ class Restorer:
         if stream.failure is not None:
             raise stream.failure
         restored = np.concatenate([np.zeros((stream.source.channels, 0), np.float32), *blocks], axis=1)
+        if self.options.level == "input":
+            meters = stream.meters()
+            for meter, channel in zip(meters, restored, strict=True):
+                meter.add(channel)
+            restored *= stream.gains(meters)
         return restored if wave.ndim == 2 else restored[0]
 
     def open(self, source: AudioSource) -> RecordingStream:

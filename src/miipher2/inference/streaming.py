@@ -7,15 +7,16 @@ with silence, or with the zeros that convolutions are padded with, the signal st
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
+from miipher2.audio.levels import LevelMeter, speech_gain
 from miipher2.audio.resample import StreamResampler
-from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
+from miipher2.config.schema_data import FRAMES_PER_SECOND, HOP_SAMPLES, SAMPLE_RATE_HZ
 from miipher2.inference.options import FADE_FRAMES
 from miipher2.models.encoder.conv_frontend import WaveFrontEnd
 from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd, Scales
@@ -145,6 +146,7 @@ class RecordingStream:
 
     Attributes:
         samples: values of one channel of the output.
+        input_powers: the mean square of each channel's frames of 20 ms, from the first reading.
         failure: the reason why the recording cannot be restored, if any.
         phase_cycles: of each channel's next chunk; kept here for who runs the vocoder.
 
@@ -162,6 +164,7 @@ class RecordingStream:
         self.phase_cycles = [0.0] * source.channels
         self._yielded_samples = 0
         self._cache: list[Block] | None = [] if source.samples <= CACHED_SECONDS * source.sample_rate_hz else None
+        self.input_powers: list[Float64[np.ndarray, " frame"]] = []
         self._scales = self._read_statistics()
         self._channels = {channel: _ChannelStream(layout, self.frames) for channel in self._scales if self.samples}
 
@@ -204,16 +207,29 @@ class RecordingStream:
             self._yielded_samples += length
             yield block
 
+    def meters(self) -> list[LevelMeter]:
+        """Return a meter for each channel of the output."""
+        return [LevelMeter(self.layout.sample_rate_hz // FRAMES_PER_SECOND) for _ in range(self.source.channels)]
+
+    def gains(self, meters: Sequence[LevelMeter]) -> Float32[np.ndarray, "channel 1"]:
+        """Return what each channel of the output is multiplied by to keep the level of the input's speech."""
+        gains = [speech_gain(before, after) for before, after in zip(self.input_powers, meters, strict=True)]
+        return np.array(gains, np.float32)[:, None]
+
     def _read_statistics(self) -> dict[int, Scales]:
         """Read the recording once; return the scales of each channel that is not silent."""
         statistics = [self._front_end.statistics() for _ in range(self.source.channels)]
+        meters = [LevelMeter(HOP_SAMPLES) for _ in range(self.source.channels)]
         has_sound = np.zeros(self.source.channels, bool)
         for block in self._read():
-            for channel, values in zip(statistics, block, strict=True):
+            for channel, meter, values in zip(statistics, meters, block, strict=True):
                 channel.add(values)
+                meter.add(values)
             has_sound |= block.any(axis=1)
             if self._cache is not None:
                 self._cache.append(block)
+        lead = self.layout.context_frames
+        self.input_powers = [meter.powers()[lead : len(meter.powers()) - lead] for meter in meters]
         return {number: statistics[number].finish() for number in np.flatnonzero(has_sound).tolist()}
 
     def _read(self) -> Iterator[Block]:
