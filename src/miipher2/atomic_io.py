@@ -1,12 +1,24 @@
-"""Files that are written whole or not at all and survive a power failure, and digests of files."""
+"""Files that are written whole or not at all and survive a power failure, and digests of files.
 
+Not every file system has hard links, flushes folders, or renames them; what it lacks is done in another way.
+"""
+
+import errno
 import hashlib
+import logging
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO, Protocol, runtime_checkable
+
+# What network, FUSE and Windows file systems answer to a request that they do not know.
+UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EPERM, errno.EBADF)
+
+log = logging.getLogger(__name__)
+_unflushed_devices: set[int] = set()
 
 
 @runtime_checkable
@@ -19,12 +31,18 @@ class Openable(Protocol):
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file in one step: temporary file in the same folder, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(temporary_name(path.name, str(os.getpid())))
     try:
         temporary.write_bytes(data)
         replace_durably(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str, writer_id: str) -> str:
+    """Return the name that a file has while it is written: short, so that it fits wherever the file's own name does."""
+    digest = hashlib.sha256(os.fsencode(f"{name}/{writer_id}")).hexdigest()
+    return f".{name[:16]}.{digest[:16]}.tmp"
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
@@ -35,12 +53,41 @@ def replace_durably(temporary: Path, path: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Flush a file's bytes, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file's bytes, or the names in a folder, to the disk; a file system may refuse the latter."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (*UNSUPPORTED, errno.EACCES, errno.EISDIR) or not path.is_dir():
+            raise
+        if (device := path.stat().st_dev) not in _unflushed_devices:
+            _unflushed_devices.add(device)
+            log.warning("%s: its file system flushes no folders (%s); a power failure may lose new files", path, error)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name; where the file system has no hard links, copy it, durable when this returns."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (*UNSUPPORTED, errno.EMLINK, errno.EXDEV, errno.EACCES):
+            raise
+        shutil.copyfile(source, target)
+        fsync(target)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or folder; a folder in an overlay's lower layer cannot be renamed, so it is copied and removed."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV or not source.is_dir():
+            raise
+        shutil.copytree(source, target, symlinks=True)
+        shutil.rmtree(source)
 
 
 def sha256_of(source: Path | Openable) -> str:

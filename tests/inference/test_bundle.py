@@ -59,6 +59,12 @@ def test_bundle_of_several_layers_finds_its_encoder_under_the_root(tmp_path: Pat
     np.testing.assert_allclose(bundled(wave(9_000), 16_000), restorer(wave(9_000), 16_000), atol=1e-4)
 
 
+def test_bundle_may_have_the_longest_name_that_the_file_system_allows(tmp_path: Path) -> None:
+    publish_all(tmp_path, "hubert", absolute=True)
+    save_bundle(load(tmp_path).weights, tmp_path / ("声" * 85), precision="fp32", encoder_from=None)
+    assert Restorer.from_bundle(tmp_path / ("声" * 85))
+
+
 def test_reference_to_a_changed_encoder_is_refused(tmp_path: Path) -> None:
     publish_all(tmp_path, "hubert", absolute=True)
     save_bundle(load(tmp_path).weights, tmp_path / "bundle", precision="fp32", encoder_from=None)

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-from miipher2.atomic_io import replace_durably, sha256_of
+from miipher2.atomic_io import replace_durably, sha256_of, temporary_name
 from miipher2.audio.decode import AudioError, decode, open_decoder, soundfile_name
 from miipher2.audio.io import read_info
 
@@ -123,8 +123,3 @@ class RecordingWriter:
             self.finish()
         else:
             self.abandon()
-
-
-def temporary_name(name: str, writer_id: str) -> str:
-    """Return the name that a file has while it is written."""
-    return f".{name}.{writer_id}.tmp"

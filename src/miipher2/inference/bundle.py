@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers.utils import cached_file
 
+from miipher2.atomic_io import temporary_name
 from miipher2.config.paths import folder_or_hub_name
 from miipher2.inference.weights import Weights, WeightsFile
 from miipher2.models.encoder.from_pretrained import MODELS
@@ -33,7 +34,7 @@ def save_bundle(weights: Weights, folder: Path, *, precision: str, encoder_from:
     """
     if folder.exists():
         raise FileExistsError(f"{folder}: exists; should be a new folder")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(temporary_name(folder.name, str(os.getpid())))
     temporary.mkdir(parents=True)
     try:
         tensors = {

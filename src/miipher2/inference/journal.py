@@ -16,8 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-from miipher2.atomic_io import replace_durably, sha256_of
-from miipher2.audio.stream import temporary_name
+from miipher2.atomic_io import replace_durably, sha256_of, temporary_name
 from miipher2.inference.files import Task
 from miipher2.inference.restorer import Restorer
 

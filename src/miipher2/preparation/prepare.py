@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from miipher2.atomic_io import move
 from miipher2.config.schema_data import PrepareDataConfig
 from miipher2.data.manifest import SPLITS, Manifest, relative_path
 from miipher2.data.sampler import UtteranceSampler
@@ -108,7 +109,7 @@ def _replace_folder(building: Path, prepared: Path) -> None:
     earlier = prepared.with_name(f".{prepared.name}.earlier.tmp")
     shutil.rmtree(earlier, ignore_errors=True)
     if prepared.exists():
-        prepared.rename(earlier)
+        move(prepared, earlier)
     building.rename(prepared)
     shutil.rmtree(earlier, ignore_errors=True)
 

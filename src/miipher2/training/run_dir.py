@@ -1,6 +1,5 @@
 """A run's folder: one writer, other runs' files set aside and never deleted, checkpoints rotated, results published."""
 
-import errno
 import fcntl
 import logging
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from miipher2.atomic_io import fsync, write_atomically
+from miipher2.atomic_io import UNSUPPORTED, fsync, link_or_copy, move, write_atomically
 from miipher2.training.summary import file_name, json_path, list_checkpoints, read_summary, step_of
 
 PUBLISHED, REPLACED, LOCK = "published", ".replaced", ".lock"
@@ -59,7 +58,7 @@ def lock(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is training in it; wait for it or end it, or give this run another `name`"
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno not in UNSUPPORTED:
                 raise
             log.warning("%s: its file system has no locks; make sure that no other process trains in it", folder)
         yield
@@ -75,8 +74,10 @@ def is_locked(folder: Path) -> bool:
     with (folder / LOCK).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False  # its file system has no locks, so nobody holds one
     return False
 
 
@@ -102,7 +103,7 @@ def set_aside(folder: Path, parent: Parent | None) -> Path | None:
                 shutil.copyfile(folder / name, target / name)
     # A checkpoint before its JSON: it can be read without, and a kill in between leaves it whole.
     for path in sorted(leaving, key=lambda path: (path.suffix != ".pt", path.name)):
-        path.rename(target / path.name)
+        move(path, target / path.name)
     fsync(target)
     fsync(folder)
     return target
@@ -123,7 +124,7 @@ def rotate(folder: Path, *, run_id: str, keep_last_n: int, parent: Parent | None
 def publish(folder: Path, *, run_id: str, publish_last_n: int, weights: dict[str, dict[str, Tensor]]) -> Path:
     """Fill `published/` in one go: the newest checkpoints as hard links, config, history, and the weights alone.
 
-    A `published/` of another run is set aside first.
+    Without hard links on the file system they are copies. A `published/` of another run is set aside first.
 
     Args:
         weights: tensors by file (`final` becomes final.safetensors) and name; equal weights give equal bytes.
@@ -133,7 +134,7 @@ def publish(folder: Path, *, run_id: str, publish_last_n: int, weights: dict[str
     building.mkdir()
     for path in _own(folder, run_id)[-publish_last_n:]:
         for file in (path, json_path(path)):
-            os.link(file, building / file.name)
+            link_or_copy(file, building / file.name)
     for name in ("config.yaml", "history.csv"):
         write_atomically(building / name, (folder / name).read_bytes())
     for name, tensors in weights.items():
@@ -143,7 +144,7 @@ def publish(folder: Path, *, run_id: str, publish_last_n: int, weights: dict[str
     if target.exists():  # moved away by a rename, so that a kill leaves one or the other whole
         is_own = {read_summary(path).get("run_id") for _, path in list_checkpoints(target)} == {run_id}
         before = _new_folder(folder)
-        target.rename(before / PUBLISHED)
+        move(target, before / PUBLISHED)
     building.rename(target)
     fsync(folder)
     if before is not None and is_own:
