@@ -48,7 +48,7 @@ class TinyRecipe:
 
     def __init__(self, dim: int = 6, ema: bool = True) -> None:
         self.upstream_digests = {"encoder": "0" * 64}
-        self.model = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(0.3), nn.BatchNorm1d(dim))
+        self.model = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(0.3), nn.BatchNorm1d(dim, momentum=None))
         self.discriminator = nn.Linear(dim, 1)
         rate = partial(
             learning_rate, lr=0.05, name="cosine", warmup_steps=3, decay_steps=20, final_ratio=0.1, decay_per_step=1.0
@@ -64,7 +64,9 @@ class TinyRecipe:
 
     def update(self, batch: Batch, step: int) -> Metrics:
         """Update both networks, with noise from every global generator."""
-        noise = np.random.standard_normal(batch["x"].shape).astype(np.float32) * random.gauss(0, 0.1)  # noqa: NPY002
+        # An odd number of them, so that NumPy keeps the second of a pair, as Python does.
+        noise = np.random.standard_normal(batch["x"].numel() + 1)[:-1] * random.gauss(0, 0.1)  # noqa: NPY002
+        noise = noise.reshape(batch["x"].shape).astype(np.float32)
         fake = self.model(batch["x"] + torch.from_numpy(noise))
         score_fake, score_real = self.discriminator(fake.detach()), self.discriminator(batch["x"])
         loss_d = (score_fake - 1).square().mean() + score_real.square().mean()
@@ -79,8 +81,14 @@ class TinyRecipe:
     def validate(self, batch: Batch) -> Metrics:
         """Draw from every global generator, as a library's metric might."""
         random.random(), np.random.rand(3), torch.rand(5)  # noqa: NPY002
-        weights = torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
-        return {"valid/loss": weights.square().mean() + batch["x"].mean()}
+        networks = [self.model, *([] if self.ema is None else [self.ema.module])]
+        for network in networks:
+            network.eval()
+        with torch.no_grad():
+            outputs = [network(batch["x"]).square().mean() for network in networks]
+        for network in networks:
+            network.train()
+        return {"valid/loss": torch.stack(outputs).sum()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that `update` changes."""
@@ -98,7 +106,7 @@ class TinyRecipe:
             own = {name[2:]: tensor for name, tensor in state["model"].items() if name.startswith(prefix)}
             module.load_state_dict(own)
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.load(state["ema"], state["schedules"]["g"]["updates"])
         for each in (self.generator_optimizer, self.discriminator_optimizer):
             each.load(state["optimizers"][each.name], state["schedules"][each.name])
 

@@ -1,6 +1,8 @@
 """The recipes: what an update changes, what is state, and what is exported."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +98,56 @@ def test_a_fresh_recipe_continues_from_a_state_with_the_same_bits(encoder_folder
     for recipe in (one, other):
         recipe.update(batch(9), 4)
     assert not changed(flat(one.state_dict()), flat(other.state_dict()))
+
+
+def leaves_of_each_kind(state: Any) -> list[tuple[str, ...]]:
+    """Return one path for each entry, network and last part of a name: a bias, a buffer, a second moment.
+
+    Not `_u` of PyTorch's spectral norm: while it trains, it makes `_u` anew from `_v` before it reads it.
+    """
+
+    def walk(value: Any, *path: str) -> Iterator[tuple[str, ...]]:
+        if not isinstance(value, dict):
+            yield path
+            return
+        for key, inner in value.items():
+            yield from walk(inner, *path, key)
+
+    kinds: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for path in walk(state):
+        kinds.setdefault((path[0], path[1].split(".")[0], path[-1].split(".")[-1]), path)
+    return [path for path in kinds.values() if not path[-1].endswith("._u")]
+
+
+@pytest.mark.parametrize("encoder_folder", ["mini"], indirect=True)
+@pytest.mark.parametrize("name", ["adapter", "hifigan", "harmonic"])
+def test_a_wrong_value_in_a_state_is_refused_or_changes_the_rest(encoder_folder: Path, name: str) -> None:
+    recipe = RECIPES[name](encoder_folder)
+    recipe.initialise([batch()])
+    for step in range(4):
+        recipe.update(batch(step), step)
+    state = read_back(recipe.state_dict())
+
+    def outcome(begin: Any) -> dict[str, torch.Tensor]:
+        """Return the state an update later, a validation, and the exported weights."""
+        recipe.load_state_dict(begin)
+        recipe.update(batch(9), 4)
+        return copied(flat({"state": recipe.state_dict(), "valid": recipe.validate(batch()), "out": recipe.export()}))
+
+    whole = outcome(read_back(state))
+    for path in leaves_of_each_kind(state):
+        damaged = part = read_back(state)
+        for key in path[:-1]:
+            part = part[key]
+        if isinstance(value := part[path[-1]], torch.Tensor):
+            value.view(-1)[value.numel() // 2] += 1 if path[-1] in ("step", "n_averaged") else 0.1
+        else:
+            part[path[-1]] += 1
+        try:
+            again = outcome(damaged)
+        except ValueError:
+            continue
+        assert changed(whole, again) - {"/".join(("state", *path, ""))}, path
 
 
 @pytest.mark.parametrize("entry", ["model", "optimizers", "schedules", "ema"])

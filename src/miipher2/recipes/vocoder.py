@@ -202,7 +202,7 @@ class VocoderRecipe:
         for prefix, module in self._modules().items():
             module.load_state_dict(under(prefix, model))
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.load(state["ema"], state["schedules"][self.generator_optimizer.name]["updates"])
         for each in (self.generator_optimizer, self.discriminator_optimizer):
             each.load(state["optimizers"][each.name], state["schedules"][each.name])
 

@@ -1,5 +1,7 @@
 """An exponential moving average of a network's weights."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,3 +25,13 @@ class ExponentialMovingAverage(AveragedModel):
         for average, parameter in zip(self.module.parameters(), network.parameters(), strict=True):
             average.lerp_(parameter, weight)
         self.n_averaged += 1
+
+    def load(self, state: dict[str, Any], updates: int) -> None:
+        """Load a state strictly.
+
+        Raises:
+            ValueError: it has not averaged over the network's number of `updates`.
+        """
+        if (averaged := int(state["n_averaged"])) != updates:
+            raise ValueError(f"the EMA has averaged {averaged} updates, the network has had {updates}")
+        self.load_state_dict(state)

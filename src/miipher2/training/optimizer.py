@@ -179,7 +179,7 @@ class NetworkOptimizer:
         """Load the states of `optimizer_state` and `schedule_state`.
 
         Raises:
-            ValueError: an entry is missing, unexpected or of another shape; nothing was changed.
+            ValueError: an entry is missing, unexpected or of another shape, or counts disagree; nothing was changed.
         """
         updates = schedule["updates"]
         odd = sorted(set(optimizer) ^ (set(self.parameters) if updates else set()))
@@ -194,6 +194,8 @@ class NetworkOptimizer:
             found = {moment: (value.dtype, value.shape) for moment, value in entry.items()}
             if found != expected:
                 raise ValueError(f"optimizer of {self.name}: {name} has {found}; should have {expected}")
+            if (counted := float(entry["step"])) != min(updates, 2**24):  # where float32 stops counting
+                raise ValueError(f"optimizer of {self.name}: {name} has had {counted:.0f} updates, not {updates}")
         indexed = {index: optimizer[name] for index, name in enumerate(self.parameters) if name in optimizer}
         groups = self.adamw.state_dict()["param_groups"]
         self.adamw.load_state_dict({"state": indexed, "param_groups": groups})
