@@ -2,6 +2,8 @@
 
 import copy
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -118,11 +120,31 @@ def test_an_unfit_state_is_an_error_and_restores_nothing(spoil: Any, error: Any)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_every_cuda_device_continues() -> None:
+def test_the_current_cuda_device_continues_and_no_other_is_touched() -> None:
     torch.cuda.init()
-    rng.seed_all(5)
-    state = rng.get_state()
-    assert len(state["cuda"]) == torch.cuda.device_count()
-    wanted = torch.rand(9, device="cuda")
-    rng.set_state(state)
-    assert torch.equal(torch.rand(9, device="cuda"), wanted)
+    with torch.cuda.device(torch.cuda.device_count() - 1):
+        rng.seed_all(5)
+        state = rng.get_state()
+        assert len(state["cuda"]) == 1
+        offsets = [generator.get_offset() for generator in torch.cuda.default_generators]
+        wanted, after = torch.rand(9, device="cuda"), rng.get_state()["cuda"][0]
+        assert not torch.equal(after, state["cuda"][0])
+        rng.set_state(state)
+        assert [generator.get_offset() for generator in torch.cuda.default_generators] == offsets
+        assert torch.equal(torch.rand(9, device="cuda"), wanted)
+        assert torch.equal(rng.get_state()["cuda"][0], after)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_guard_in_which_cuda_starts_leaves_its_generator_unused() -> None:
+    code = """
+import torch
+from miipher2 import rng
+rng.seed_all(5)
+with rng.guarded():
+    torch.rand(9, device="cuda")
+print(torch.cuda.default_generators[0].get_offset(), torch.cuda.initial_seed())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "5"]

@@ -30,7 +30,10 @@ def seed_all(seed: int) -> None:
 
 
 def get_state() -> dict[str, Any]:
-    """Return the state of every global generator as plain values and tensors, readable without pickle."""
+    """Return the state of every global generator as plain values and tensors, readable without pickle.
+
+    `cuda` holds the generator of this process's current device; none before CUDA starts, or on the CPU.
+    """
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached_gauss = np.random.get_state()  # noqa: NPY002
     return {
@@ -43,7 +46,7 @@ def get_state() -> dict[str, Any]:
             "cached_gauss": float(cached_gauss),
         },
         "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state(device) for device in range(_cuda_devices())],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
     }
 
 
@@ -57,14 +60,14 @@ def check_state(state: dict[str, Any]) -> None:
     missing = [entry for entry in ("python", "numpy", "torch", "cuda") if entry not in state]
     if missing:
         raise KeyError(f"the RNG state has no entry {', '.join(missing)}; a checkpoint without it cannot be resumed")
-    devices = _cuda_devices()
+    devices = int(torch.cuda.is_initialized())
     if len(state["cuda"]) != devices:
         raise ValueError(f"the RNG state holds {len(state['cuda'])} CUDA devices, this run uses {devices}")
     random.Random().setstate(_python_state(state))
     np.random.RandomState().set_state(_numpy_state(state))
     torch.Generator().set_state(state["torch"])
-    for device, one in enumerate(state["cuda"]):
-        torch.Generator(f"cuda:{device}").set_state(one)
+    for one in state["cuda"]:
+        torch.Generator("cuda").set_state(one)
 
 
 def set_state(state: dict[str, Any]) -> None:
@@ -77,8 +80,8 @@ def set_state(state: dict[str, Any]) -> None:
     random.setstate(_python_state(state))
     np.random.set_state(_numpy_state(state))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    for device, one in enumerate(state["cuda"]):
-        torch.cuda.set_rng_state(one, device)
+    for one in state["cuda"]:
+        torch.cuda.set_rng_state(one)
 
 
 @contextmanager
@@ -88,6 +91,9 @@ def guarded() -> Iterator[None]:
     try:
         yield
     finally:
+        if torch.cuda.is_initialized() and not before["cuda"]:  # it started in the block: as if nothing had been drawn
+            torch.cuda.manual_seed(torch.cuda.initial_seed())
+            before["cuda"] = get_state()["cuda"]
         set_state(before)
 
 
@@ -100,8 +106,3 @@ def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
     saved = state["numpy"]
     keys = saved["keys"].numpy().astype(np.uint32)
     return saved["name"], keys, saved["position"], saved["has_gauss"], saved["cached_gauss"]
-
-
-def _cuda_devices() -> int:
-    """Return how many CUDA devices have a generator that this process may have used: none before CUDA starts."""
-    return torch.cuda.device_count() if torch.cuda.is_initialized() else 0

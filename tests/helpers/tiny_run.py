@@ -130,6 +130,7 @@ class Tiny:
     save_interval: int = 4
     keep_last_n: int = 500
     on_config_change: str = "warn"
+    allow_other_devices: bool = False
     stage: str = "tiny"
     wandb: dict[str, Any] = field(default_factory=dict)
     save_wandb_metadata: bool = True
@@ -142,18 +143,10 @@ class Tiny:
         """Train to `steps` and publish, by the code that trains a stage."""
         rng.seed_all(self.config["seed"])
         recipe = self.make_recipe()
-        run = Run(
-            stage=self.stage,
-            folder=self.folder,
-            config=self.config,
-            data_sha256="d" * 64,
-            upstream_digests=recipe.upstream_digests,
-            environment=self.environment,
-        )
         training = Training(
             self._training_config(resume_from),
             recipe,
-            run,
+            self.run_of(recipe),
             "valid/loss",
             self._batches,
             lambda: [{"x": torch.ones(2, 6)}],
@@ -161,6 +154,17 @@ class Tiny:
         )
         training.train_and_publish()
         return training
+
+    def run_of(self, recipe: TinyRecipe) -> Run:
+        """Return a run that has not started."""
+        return Run(
+            stage=self.stage,
+            folder=self.folder,
+            config=self.config,
+            data_sha256="d" * 64,
+            upstream_digests=recipe.upstream_digests,
+            environment=self.environment,
+        )
 
     def _training_config(self, resume_from: str | Path | None) -> TrainingConfig:
         optim = OptimConfig(
@@ -185,6 +189,7 @@ class Tiny:
                 publish_last_n=2,
                 save_wandb_metadata=self.save_wandb_metadata,
                 on_config_change=self.on_config_change,
+                allow_other_devices=self.allow_other_devices,
             ),
             wandb=replace(WandbConfig(mode="disabled", project="tests"), **self.wandb),
             runtime=RuntimeConfig(),

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import CONFIG, STATE, Tiny, TinyRecipe, content_of, differences, rewrite
+from tiny_run import CONFIG, STATE, Tiny, TinyRecipe, content_of, differences, rewrite, same
 
+from miipher2 import rng
 from miipher2.training.checkpoint import Checkpoint, CheckpointError
 from miipher2.training.optimizer import NonFiniteError
 
@@ -253,3 +254,62 @@ def test_a_format_1_checkpoint_resumes_without_a_warning_about_its_renamed_keys(
     new = content_of(tmp_path / "run/checkpoint_12.pt")
     assert new["format"] == 2
     assert new["upstream_digests"] == {"encoder": "0" * 64}
+
+
+GPU = torch.zeros(16, dtype=torch.uint8)
+TWO_GPUS, ONE_CPU = ({"device": "NVIDIA H200", "world_size": "2"}, {"device": "cpu AVX2", "world_size": "1"})
+
+
+def trained_on_gpus(it: dict[str, Any]) -> None:
+    it["rng"] = {rank: {**it["rng"]["0"], "cuda": [GPU]} for rank in "01"}
+    it["environment"] = TWO_GPUS
+
+
+def test_a_move_from_gpus_to_the_cpu_is_an_error_unless_it_is_allowed(
+    tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("miipher2"), "propagate", True)
+    file = rewrite(whole / "checkpoint_4.pt", trained_on_gpus, tmp_path / "checkpoint_4.pt")
+    with pytest.raises(CheckpointError, match="the RNG state holds 1 CUDA devices, this run uses 0"):
+        Tiny(tmp_path / "run", environment=ONE_CPU)(file)
+    assert not (tmp_path / "run").exists()
+    Tiny(tmp_path / "run", environment=ONE_CPU, allow_other_devices=True)(file)
+    assert (
+        "Resuming on other devices: 2 x NVIDIA H200 -> 1 x cpu AVX2. The bits of this run are not promised."
+        in caplog.messages
+    )
+    last = tmp_path / "run/checkpoint_12.pt"
+    assert differences(last, whole / "checkpoint_12.pt") == []  # what the CPU draws goes on
+    assert content_of(last)["parents"][-1]["other_devices"] == "2 x NVIDIA H200 -> 1 x cpu AVX2"
+
+
+def test_a_move_to_gpus_seeds_their_generators_by_the_step(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+    """On a pretended GPU: what is restored, and that nothing but its generator is new."""
+    run = Tiny(whole).run_of(TinyRecipe())
+    run.start("x", whole / "checkpoint_4.pt", "warn", allow_other_devices=True)
+    run.is_on_other_devices = True
+    get_state, restored = rng.get_state, []
+    monkeypatch.setattr(rng, "get_state", lambda: {**get_state(), "cuda": [torch.tensor(torch.initial_seed())]})
+    monkeypatch.setattr(rng, "set_state", restored.append)
+    run.restore_rng()
+    (state,) = restored
+    assert state["cuda"][0] == rng.stream(3, "rank", 0, 4).integers(2**32)
+    assert same({**state, "cuda": []}, content_of(whole / "checkpoint_4.pt")["rng"]["0"])
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", 0), ("cuda", 0), ("cuda:2", 2)])
+def test_an_older_file_with_the_generator_of_every_visible_gpu_is_read(
+    tmp_path: Path, whole: Path, device: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def older(it: dict[str, Any]) -> None:
+        it["rng"]["0"]["cuda"] = [GPU + number for number in range(8)]
+        it["config"]["runtime"] = {"device": device}
+
+    file = rewrite(whole / "checkpoint_4.pt", older, tmp_path / "checkpoint_4.pt")
+    run = Tiny(whole).run_of(TinyRecipe())
+    run.start("x", file, "warn")
+    monkeypatch.setattr(rng, "get_state", lambda: {"cuda": [GPU]})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    state = run._rng_state()
+    assert state is not None
+    assert same(state["cuda"], [GPU + expected])

@@ -143,6 +143,7 @@ class CheckpointConfig(Section):
     publish_last_n: int = positive()
     save_wandb_metadata: bool = True
     on_config_change: str = one_of("warn", "error", default="warn")
+    allow_other_devices: bool = False
 
 
 @dataclass

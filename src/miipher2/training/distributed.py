@@ -40,8 +40,6 @@ def init(device: torch.device) -> None:
     """
     if local_rank() is None:
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 

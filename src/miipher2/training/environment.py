@@ -43,7 +43,7 @@ def start_runtime(device: str, deterministic: bool, threads: int | None, local_r
         threads: for operations on the CPU; None keeps PyTorch's default, one per core.
 
     Raises:
-        ValueError: CUDA was requested and is not available.
+        ValueError: CUDA, or the device of that number, was requested and is not available.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
@@ -59,10 +59,12 @@ def start_runtime(device: str, deterministic: bool, threads: int | None, local_r
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"runtime.device={device}: should be auto, cpu, cuda or cuda:<index>")
     chosen = torch.device(name)
-    if chosen.type == "cuda" and chosen.index is None and local_rank is not None:
-        chosen = torch.device("cuda", local_rank)
     if chosen.type == "cuda":
+        chosen = torch.device("cuda", (local_rank or 0) if chosen.index is None else chosen.index)
+        if chosen.index >= (count := torch.cuda.device_count()):
+            raise ValueError(f"runtime.device={device}: {chosen} is not among the {count} CUDA devices, cuda:0 and up")
         torch.cuda.init()
+        torch.cuda.set_device(chosen)  # events, pinned memory and the global generator are those of the current device
     return chosen
 
 

@@ -168,8 +168,12 @@ class NetworkOptimizer:
             NonFiniteError: a loss or gradient was not finite; no run could be resumed from such a state.
         """
         self.finite.raise_if_not_finite()
-        state = self.adamw.state
-        return {name: dict(state[parameter]) for name, parameter in self.parameters.items() if parameter in state}
+        state, count = self.adamw.state, torch.tensor(float(self.updates))  # AdamW counts per parameter, on the device
+        return {
+            name: {**state[parameter], "step": count.clone()}
+            for name, parameter in self.parameters.items()
+            if parameter in state
+        }
 
     def schedule_state(self) -> dict[str, Any]:
         """Return how many updates this network has had."""
@@ -194,7 +198,7 @@ class NetworkOptimizer:
             found = {moment: (value.dtype, value.shape) for moment, value in entry.items()}
             if found != expected:
                 raise ValueError(f"optimizer of {self.name}: {name} has {found}; should have {expected}")
-            if (counted := float(entry["step"])) != min(updates, 2**24):  # where float32 stops counting
+            if (counted := float(entry["step"])) != float(torch.tensor(float(updates))):
                 raise ValueError(f"optimizer of {self.name}: {name} has had {counted:.0f} updates, not {updates}")
         indexed = {index: optimizer[name] for index, name in enumerate(self.parameters) if name in optimizer}
         groups = self.adamw.state_dict()["param_groups"]

@@ -47,8 +47,11 @@ class Run:
     parents: list[dict[str, Any]] = field(default_factory=list)
     parent: Parent | None = None
     resumed: Checkpoint | None = None
+    is_on_other_devices: bool = False  # than the checkpoint, and allowed to be
 
-    def start(self, resume_from: str | None, path: Path | None, on_config_change: str) -> None:
+    def start(
+        self, resume_from: str | None, path: Path | None, on_config_change: str, allow_other_devices: bool = False
+    ) -> None:
         """Start fresh, or read the checkpoint and compare it with this run; nothing on disk is touched.
 
         Raises:
@@ -63,7 +66,13 @@ class Run:
         resumed, sha256 = checkpoint.load(path, stage=self.stage)
         self._compare(path, resumed, on_config_change)
         self.resumed, self.run_id, self.start_step = resumed, resumed.run_id, resumed.step
-        self.parents = [*resumed.parents, {"path": str(resume_from), "step": self.start_step, "sha256": sha256}]
+        parent = {"path": str(resume_from), "step": self.start_step, "sha256": sha256}
+        before, now = (_devices(environment) for environment in (resumed.environment, self.environment))
+        if allow_other_devices and before != now:
+            self.is_on_other_devices = True
+            parent["other_devices"] = f"{before} -> {now}"
+            log.warning("Resuming on other devices: %s -> %s. The bits of this run are not promised.", before, now)
+        self.parents = [*resumed.parents, parent]
         self.parent = Parent(path.resolve(), self.start_step, sha256, self.run_id)
         log.info("Resuming from step %d", self.start_step)
 
@@ -94,8 +103,8 @@ class Run:
         log.info("Restored model, optimizer, and scheduler states")
 
     def restore_rng(self) -> None:
-        """Restore the global generators, last of all; a rank that is new in this resume is seeded by its number."""
-        if rank := distributed.rank():
+        """Restore the global generators, last of all; a rank or device that is new in this resume is seeded anew."""
+        if (rank := distributed.rank()) or self.is_on_other_devices:
             rng.seed_all(int(rng.stream(self.config["seed"], "rank", rank, self.start_step).integers(2**32)))
         if (state := self._rng_state()) is not None:
             rng.set_state(state)
@@ -144,7 +153,14 @@ class Run:
         world_size = int(self.resumed.environment.get("world_size", 1))
         if missing := [str(rank) for rank in range(world_size) if str(rank) not in states]:
             raise KeyError(f"the RNG states lack those of rank {missing[0]} of {world_size}")
-        return states.get(str(distributed.rank()))
+        state = states.get(str(distributed.rank()))
+        if state is None or "cuda" not in state:
+            return state
+        saved, own = state["cuda"], rng.get_state()["cuda"]
+        if len(saved) > 1 and own:  # an older file holds the generator of every device that was visible
+            named = str(self.resumed.config.get("runtime", {}).get("device")).partition(":")[2]
+            saved = [saved[int(named or torch.cuda.current_device())]]
+        return {**state, "cuda": own if self.is_on_other_devices and len(saved) != len(own) else saved}
 
     def _compare(self, path: Path, resumed: Checkpoint, on_config_change: str) -> None:
         def comparable(source: Any) -> dict[str, Any]:
@@ -161,6 +177,11 @@ class Run:
         for key in INCOMPATIBLE:
             if key in changed:
                 raise CheckpointError(f"{path}: {key} is {changed[key][0]}, this run has {changed[key][1]}")
+
+
+def _devices(environment: dict[str, Any]) -> str:
+    """Return on what a run was trained, such as `2 x NVIDIA H200`."""
+    return f"{environment.get('world_size', 1)} x {environment.get('device')}"
 
 
 def _check_tensors(found: dict[str, Any], expected: dict[str, torch.Tensor]) -> None:

@@ -136,7 +136,12 @@ class Training:
         """
         checkpoint = self.config.checkpoint
         path = find_checkpoint(checkpoint.resume_from)
-        self.run.start(checkpoint.resume_from, path, checkpoint.on_config_change)
+        self.run.start(
+            checkpoint.resume_from,
+            path,
+            checkpoint.on_config_change,
+            allow_other_devices=checkpoint.allow_other_devices,
+        )
         if self.run.start_step > self.config.steps:
             raise ValueError(
                 f"steps={self.config.steps}: {path} is at step {self.run.start_step}; steps is the step to train to"
