@@ -26,6 +26,7 @@ from torchaudio.functional import resample
 from tqdm import tqdm
 
 from miipher2.atomic_io import write_atomically
+from miipher2.config.paths import check_output
 from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
 from miipher2.rng import stream
 
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("packages", type=Path, metavar="FOLDER", help="the .deb files from apt-get download")
     parser.add_argument("--out", type=Path, default=Path("data/mini_speech"), metavar="DIR", help="(data/mini_speech)")
     options = parser.parse_args()
+    check_output(options.out)
     packages = {
         name: _find_package(options.packages, name) for name in (*_asterisk_packages(), "tuxpaint-stamps-default")
     }

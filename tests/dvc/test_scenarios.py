@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc_clone import Clone, commit, edit, read_json
+from omegaconf import OmegaConf
 
 pytestmark = pytest.mark.slow
 STAGES = ("train_adapter", "pre_train_vocoder", "finetune_vocoder")
@@ -68,6 +69,40 @@ def test_a_value_out_of_range_stops_before_any_output_is_removed(clone: Clone) -
     output = clone.dvc("exp", "run", "-S", "train_adapter.optim.lr=-1", check=False)
     assert "train_adapter.optim.lr=-1.0: should be greater than 0" in output
     assert [path.read_bytes() for path in published] == before
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [
+        ("exp run", "train_adapter.name="),
+        ("exp run", "train_adapter.name=.."),
+        ("exp run", "data.prepared=src"),
+        ("exp run --queue", "data.prepared=src"),
+        ("repro", "train_adapter.name=.."),
+        ("repro", "data.prepared=src"),
+    ],
+)
+def test_a_setting_that_would_empty_a_folder_stops_before_dvc_removes_it(
+    clone: Clone, command: str, setting: str
+) -> None:
+    def files() -> set[Path]:
+        folders = (clone.root / name for name in ("configs", "data", "exp", "src", "stages"))
+        kept = {path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts}
+        return kept - {clone.root / "exp/results/check_params.txt"}  # the output of the stage that objects
+
+    before = files()
+    words = [*command.split(), "-S", setting]
+    if command == "repro":  # a hand edit
+        key, _, value = setting.partition("=")
+        params = OmegaConf.load(clone.root / "params.yaml")
+        OmegaConf.update(params, key, value)
+        OmegaConf.save(params, clone.root / "params.yaml")
+        words = ["repro"]
+    output = " ".join(clone.dvc(*words, check=False).split())
+    assert f"{setting}: " in output.replace("=''", "=") or "both a dependency and an output" in output
+    assert not is_run("train_adapter", output)
+    assert files() == before
+    assert not (clone.root / ".replaced").exists()
 
 
 @pytest.mark.parametrize("kill", ["script", "dvc"])

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from miipher2.config.paths import runs_below
 from miipher2.training.summary import read_summary
 
 
@@ -17,7 +18,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.folder}: not a folder; runs are in exp/<config name>/")
     folders = [options.folder]
     if not any(options.folder.glob("checkpoint_*.pt")):
-        folders = sorted({path.parent for path in options.folder.glob("*/checkpoint_*.pt")})
+        named = {path.parent for path in options.folder.glob("*/checkpoint_*.pt")}
+        folders = sorted(named | set(runs_below(options.folder)))
     rows = [row for folder in folders for row in list_checkpoints(folder)]
     if options.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")

@@ -50,6 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Degrade, write the table, list failures, and return the exit code."""
     jobs = find_jobs(arguments.source, arguments.target)
 
+    from miipher2.config.paths import check_keeps_inputs, check_output
+
+    is_folder = arguments.source.is_dir()
+    check_output(arguments.target if is_folder else jobs[0][1], [arguments.source] if is_folder else [])
+    check_keeps_inputs(jobs)
+
     from tqdm import tqdm
 
     from miipher2.data.degradations.chain import check_pools
@@ -64,8 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         except (ValueError, OSError) as error:
             text = " ".join(str(error).split())
             failures.append(text if str(source) in text or str(target) in text else f"{source}: {text}")
-    is_folder = arguments.source.is_dir() or arguments.target.is_dir()
-    table = (arguments.target if is_folder else arguments.target.parent) / TABLE
+    table = (arguments.target if is_folder or arguments.target.is_dir() else arguments.target.parent) / TABLE
     if rows:
         write_table(table, rows)
     sys.stdout.write(f"{len(rows)} of {len(jobs)} degraded to {arguments.target}; see {table}\n")

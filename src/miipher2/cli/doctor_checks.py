@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miipher2.config.command import hydra_word, is_dvc_command, relative_to_root, resume_command
 from miipher2.config.params import find_problem
-from miipher2.config.paths import ROOT
+from miipher2.config.paths import ROOT, runs_below
 from miipher2.training.summary import read_summary
 
 # A running Git holds its locks for moments only.
@@ -154,12 +154,13 @@ def params_findings(root: Path) -> Iterator[Finding]:
 def checkpoint_findings(root: Path) -> Iterator[Finding]:
     """Find runs whose newest live checkpoint is newer than their published one, except those still running."""
     # Locking is training's, which imports torch: only where there is a run to look at.
-    folders = sorted(path for path in root.glob("exp/[!.]*") if path.is_dir() and any(path.glob("checkpoint_*.pt")))
-    for folder in folders:
+    for folder in runs_below(root / "exp"):
+        live = _whole_checkpoints(folder)
+        if not live:
+            continue
         from miipher2.training.run_dir import PUBLISHED, is_locked
 
-        live = _whole_checkpoints(folder)
-        if not live or is_locked(folder):
+        if is_locked(folder):
             continue
         newest, summary = max(live.items(), key=lambda entry: (entry[1].get("saved_at", ""), entry[1]["step"]))
         published = _whole_checkpoints(folder / PUBLISHED).values()
@@ -203,7 +204,8 @@ def command_for(checkpoint: str, summary: dict[str, Any]) -> str:
 def temporary_findings(root: Path, running: list[int]) -> Iterator[Finding]:
     """Find the half-written files of killed runs; they were never visible as checkpoints or results."""
     exp = root / "exp"
-    paths = [*exp.glob(".*.tmp"), *exp.glob("*/.*.tmp"), *root.glob("data/prepared/.*.tmp")]
+    paths = {*exp.glob(".*.tmp"), *exp.glob("*/.*.tmp"), *root.glob("data/prepared/.*.tmp")}
+    paths |= {path for folder in runs_below(exp) for path in folder.glob(".*.tmp")}
     for path in [] if running else sorted(paths):
         whole = path.with_name(path.name.removeprefix(".").removesuffix(".earlier.tmp"))
         if path.name.endswith(".earlier.tmp") and not whole.exists():
@@ -216,7 +218,8 @@ def temporary_findings(root: Path, running: list[int]) -> Iterator[Finding]:
 
 def replaced_findings(root: Path) -> Iterator[Finding]:
     """Report how much disk the runs set aside take."""
-    for folder in sorted([*root.glob("exp/.replaced"), *root.glob("exp/*/.replaced")]):
+    folders = {root / "exp", *root.glob("exp/*/"), *(run.parent for run in runs_below(root / "exp"))}
+    for folder in sorted(path / ".replaced" for path in folders if (path / ".replaced").is_dir()):
         runs = sorted(path.name for path in folder.iterdir())
         if runs:
             name = folder.relative_to(root)

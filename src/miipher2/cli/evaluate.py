@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.clean != "-":
         paths = {"clean": Path(arguments.clean), **paths}
     files = {name: find_recordings(path) for name, path in paths.items()}
+    check_out(arguments.out)
 
     from miipher2.evaluation.evaluate import Evaluation, Row, evaluate
     from miipher2.evaluation.metrics.baseline import spectral_subtraction
@@ -91,6 +92,21 @@ def run(arguments: argparse.Namespace) -> int:
     write_report(arguments.out / "index.html", summary, examples, worst=worst, title="Restored speech", about=about)
     sys.stdout.write(summary.text())
     return _list_failures(evaluation)
+
+
+def check_out(folder: Path) -> None:
+    """Check that the results may be written into a folder.
+
+    Raises:
+        ValueError: they may not.
+    """
+    from miipher2.config.paths import check_output, check_replaces_nothing
+
+    check_output(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder}: is a file; should be a folder")
+    names = ("evaluate.json", "evaluate_details.json", "evaluate_table.csv", "index.html")
+    check_replaces_nothing(folder, names, "evaluate.csv")
 
 
 def find_recordings(path: Path) -> dict[str, Path]:

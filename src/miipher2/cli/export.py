@@ -34,7 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.folder.exists():
         raise FileExistsError(f"{arguments.folder}: exists; should be a new folder")
 
-    from miipher2.config.paths import ROOT, folder_or_hub_name
+    from miipher2.config.paths import ROOT, check_output, folder_or_hub_name
+
+    check_output(arguments.folder)
+
     from miipher2.inference.bundle import save_bundle
     from miipher2.inference.weights import load_published
 

@@ -113,6 +113,7 @@ def load_restorer(folders: dict[str, str | None], options: RestoreOptions) -> "R
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore, list failures, and return the exit code."""
+    from miipher2.config.paths import check_keeps_inputs, check_output, check_replaces_nothing
     from miipher2.inference.files import Naming, Shard, find_tasks, is_folder_job
 
     if arguments.workers < 1:
@@ -121,7 +122,10 @@ def run(arguments: argparse.Namespace) -> int:
     naming = Naming(arguments.format, arguments.suffix)
     tasks = find_tasks(arguments.source, arguments.target, naming, sys.stderr.write)
     is_folder = is_folder_job(arguments.source)
+    check_output(arguments.target if is_folder else tasks[0].target, [arguments.source] if is_folder else [])
+    check_keeps_inputs((task.source, task.target) for task in tasks)
     if is_folder:
+        check_replaces_nothing(arguments.target, ("lineage.json",), ".restoring")
         tasks = [task for task in tasks if shard.contains(task)]
     folders, options = weights_folders(arguments), restore_options(arguments)
     started = time.monotonic()

@@ -7,6 +7,6 @@ script          entry point of stages/: a user's mistake in one line
 command         the command that started a run, to resume with the same settings
 load            a composed Hydra configuration to the stage's dataclass
 resume_routing  checkpoint.resume_from to the stage it belongs to; Hydra's resolvers
-paths           where the repository is
+paths           where the repository is; which paths may be written, replaced or removed
 params          configs/ to params.yaml, and whether that is stale
 """

@@ -4,7 +4,7 @@ import functools
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from miipher2.config.paths import ROOT
 RESUME_KEY = "checkpoint.resume_from"
 
 
-def record_overrides() -> None:
-    """Make Hydra add the overrides to `params.yaml`: DVC does not keep them, and a resume needs them.
+def hook_composition(check: Callable[[DictConfig], None]) -> None:
+    """Make Hydra check the pipeline that it composed, and add the overrides to `params.yaml`.
 
-    Hydra 1.3 calls nothing of ours after a composition, so this wraps the method that composes.
+    DVC does not keep the overrides, and a resume needs them. Hydra 1.3 calls nothing of ours after a composition, so
+    this wraps the method that composes.
+
+    Args:
+        check: raises ValueError where DVC should not go on.
     """
-    if getattr(ConfigLoaderImpl.load_configuration, "records_overrides", False):
+    if getattr(ConfigLoaderImpl.load_configuration, "is_hooked", False):
         return
     compose = ConfigLoaderImpl.load_configuration
 
@@ -29,11 +33,12 @@ def record_overrides() -> None:
     def load_configuration(self: Any, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any) -> Any:
         config = compose(self, config_name, overrides, *args, **kwargs)
         if config_name == "pipeline":
+            check(config)
             with open_dict(config):
                 config.overrides = [_encode(word) for word in without_resume(overrides)]
         return config
 
-    load_configuration.records_overrides = True  # type: ignore[attr-defined]
+    load_configuration.is_hooked = True  # type: ignore[attr-defined]
     ConfigLoaderImpl.load_configuration = load_configuration
 
 

@@ -6,13 +6,21 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from miipher2.config.paths import find_name_problem
+
 
 class ConfigValueError(ValueError):
     """A value is out of its range. `section` and `key` locate it until the loader knows the full dotted key."""
 
     def __init__(self, section: object, key: str, value: object, expected: str) -> None:
-        super().__init__(f"{key}={value}: {expected}")
+        super().__init__(f"{key}={in_one_line(value)}: {expected}")
         self.section, self.key, self.value, self.expected = section, key, value, expected
+
+
+def in_one_line(value: object) -> str:
+    """Return a value as a message shows it: in quotes where it is empty, or would break the line."""
+    text = str(value)
+    return text if text and text.isprintable() else repr(text)
 
 
 class Section:
@@ -57,6 +65,11 @@ def all_positive(default: Any = MISSING) -> Any:
 def share(default: Any = MISSING) -> Any:
     """Declare a number from 0 to 1."""
     return _checked(default, lambda value: None if 0 <= value <= 1 else "should be from 0 to 1")
+
+
+def run_name() -> Any:
+    """Declare the name of a run, whose folder is `exp/<name>`."""
+    return _checked(MISSING, find_name_problem)
 
 
 def one_of(*allowed: str, default: Any = MISSING) -> Any:

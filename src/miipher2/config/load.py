@@ -1,15 +1,17 @@
 """From a composed Hydra configuration to a stage's dataclass: the one loader, by hand and under DVC."""
 
+from itertools import permutations
 from typing import Any, TypeVar
 
 from hydra.conf import HydraConf, RunDir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from miipher2.config import resume_routing
-from miipher2.config.command import record_overrides
-from miipher2.config.fields import ConfigValueError, Section
+from miipher2.config import paths, resume_routing
+from miipher2.config.command import hook_composition
+from miipher2.config.fields import ConfigValueError, Section, in_one_line
 from miipher2.config.schema import GENERATORS, SCHEMAS, TRAINING_STAGES
+from miipher2.config.schema_data import PrepareDataConfig
 
 Config = TypeVar("Config", bound=Section)
 
@@ -40,6 +42,28 @@ def load_config(composed: DictConfig, stage: str, schema: type[Config]) -> Confi
     return to_dataclass(merged)
 
 
+def check_pipeline(params: DictConfig) -> None:
+    """Check the folders that a pipeline would empty, each against the rule in `config.paths`.
+
+    When DVC has a composed pipeline, it removes these folders before any stage could object.
+
+    Raises:
+        ValueError: names the key.
+        omegaconf.errors.OmegaConfBaseException: a value is missing.
+    """
+    names = {f"{stage}.name": params[stage].name for stage in TRAINING_STAGES}
+    for key, name in names.items():
+        if problem := paths.find_name_problem(name) or paths.find_run_problem(name):
+            raise ValueError(f"{key}={in_one_line(name)}: {problem}")
+    for (key, name), (other_key, other) in permutations(names.items(), 2):
+        if f"{other}/".startswith(f"{name}/"):
+            raise ValueError(f"{key}={name}: is or holds the run of {other_key}={other}; give each stage another name")
+    try:
+        load_config(params, "data", PrepareDataConfig).check_prepared(paths.ROOT)
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from None
+
+
 def to_dataclass(node: Any, prefix: str = "") -> Any:
     """Return a structured node as an instance of its dataclass.
 
@@ -53,7 +77,7 @@ def to_dataclass(node: Any, prefix: str = "") -> Any:
     try:
         return OmegaConf.to_object(node)
     except ConfigValueError as error:
-        raise ValueError(f"{prefix}{error.key}={error.value}: {error.expected}") from None
+        raise ValueError(f"{prefix}{error.key}={in_one_line(error.value)}: {error.expected}") from None
 
 
 def _generator_schema(values: dict[str, Any]) -> type[Section]:
@@ -73,7 +97,7 @@ def register() -> None:
         resume_routing.configs_digest,
     ):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-    record_overrides()
+    hook_composition(check_pipeline)
     store = ConfigStore.instance()
     for stage, schema in SCHEMAS.items():
         store.store(group="schema", name=stage, node=schema)

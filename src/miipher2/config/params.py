@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miipher2.config.load import load_config
+from miipher2.config.load import check_pipeline, load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.resume_routing import configs_digest, resume_for
 from miipher2.config.schema import SCHEMAS, TRAINING_STAGES
@@ -65,6 +65,10 @@ def find_wrong_value(params: DictConfig) -> str | None:
                 load_config(params, stage, schema)
         except (ValueError, OmegaConfBaseException) as error:
             return f"{stage}.{message_of(error).removeprefix(f'{stage}.')}"
+    try:
+        check_pipeline(params)
+    except ValueError as error:
+        return str(error)
     return None
 
 

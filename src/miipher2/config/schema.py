@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from miipher2.config.fields import Section, all_positive, at_least, one_of, positive, share, whole_frames
+from miipher2.config.fields import Section, all_positive, at_least, one_of, positive, run_name, share, whole_frames
 from miipher2.config.schema_data import (
     FRAMES_PER_SECOND,
     SAMPLE_RATE_HZ,
@@ -176,7 +176,7 @@ class RuntimeConfig(Section):
 
 @dataclass
 class TrainingConfig(Section):
-    name: str = MISSING
+    name: str = run_name()
     seed: int = MISSING
     steps: int = positive()
     batch_size: int = positive()

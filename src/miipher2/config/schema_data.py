@@ -1,10 +1,22 @@
 """Schema of the data: corpora, degradations, examples and the dataloader; ranges are checked beside each field."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import MISSING
 
-from miipher2.config.fields import Section, at_least, interval, one_of, positive, share, some_of, whole_frames
+from miipher2.config.fields import (
+    Section,
+    at_least,
+    in_one_line,
+    interval,
+    one_of,
+    positive,
+    share,
+    some_of,
+    whole_frames,
+)
+from miipher2.config.paths import check_output
 
 SAMPLE_RATE_HZ = 16_000  # of the encoder's input and of all degradations
 FRAMES_PER_SECOND = 50  # of every encoder's features
@@ -12,6 +24,8 @@ HOP_SAMPLES = SAMPLE_RATE_HZ // FRAMES_PER_SECOND
 CODECS = ("mp3", "vorbis", "opus", "a_law", "mu_law", "gsm", "adpcm")
 CONCEALMENTS = ("silence", "repeat")
 MAX_BABBLE_VOICES = 16
+# What prepare_data writes into `prepared`, which it replaces as a whole.
+PREPARED_FILES = ("manifest.*", "noise.*", "rooms.*", "noise", "rooms", "weights.json", "report.json")
 CORPUS_LAYOUTS = ("folder", "libritts_r", "jvs", "fleurs_r", "vctk", "webdataset")
 
 
@@ -164,3 +178,15 @@ class PrepareDataConfig(Section):
     rooms_folder: str | None = None
     noise_files: int = MISSING
     rooms: int = MISSING
+
+    def check_prepared(self, root: Path) -> None:
+        """Check that the folder `prepared` may be replaced.
+
+        Raises:
+            ValueError: it may not: it is not prepared data, or in the way of something else.
+        """
+        names = [self.source, self.held_out, self.noise_folder, self.rooms_folder]
+        inputs = [root / name for name in names if name is not None]
+        inputs += [root / self.source / corpus.folder for corpus in self.corpora.values()]
+        label = f"prepared={in_one_line(self.prepared)}"
+        check_output(root / self.prepared, inputs, own=PREPARED_FILES, label=label, root=root)

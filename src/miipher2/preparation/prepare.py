@@ -40,8 +40,10 @@ def prepare(config: PrepareDataConfig, root: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: a folder or the held-out list is missing.
-        ValueError: a folder holds no usable file, a file is bad, or the held-out list names a missing file.
+        ValueError: a folder holds no usable file, a file is bad, the held-out list names a missing file, or the folder
+            `config.prepared` is not prepared data and would be lost.
     """
+    config.check_prepared(root)
     corpora, prepared = corpora_of(config, root), root / config.prepared
     noise_scan = _scan_pool(config.noise_folder, root, "noise")
     room_scan = _scan_pool(config.rooms_folder, root, "room responses")
