@@ -92,7 +92,8 @@ def open_decoder(source: AudioSource) -> Iterator[Decoder]:
         try:
             opened: io.BufferedReader = source.open() if isinstance(source, FileSection) else Path(source).open("rb")  # noqa: SIM115
             file = stack.enter_context(opened)
-            magic = file.read(4)
+            if not (magic := file.read(4)):
+                raise AudioError(f"{source}: holds no audio (zero length); it should hold at least one sample")
             is_seekable = magic in SEEKABLE_MAGIC or (
                 magic == b"OggS" and sum(page.is_first for page in ogg_pages(file)) == 1
             )
@@ -191,6 +192,8 @@ class _Libsndfile(Decoder):
 
     def find_fault(self) -> str | None:
         bytes_per_second = 2 * self.channels * self.sample_rate_hz
+        if self._file.format == "FLAC" and (samples := _flac_samples(self._raw)) > self._file.frames:
+            return f"holds {samples} samples; its header counts {self._file.frames}, which should be all"
         return (
             pcm_fault(self._file.extra_info, self._raw, self._file.frames, bytes_per_second)
             or (ogg_fault(self._raw) if self._file.format == "OGG" else None)
@@ -242,7 +245,7 @@ class _Ffmpeg(Decoder):
                 try:
                     frames = packet.decode()
                 except self._av.error.InvalidDataError:
-                    if bytes(packet).startswith(TAGS):
+                    if bytes(packet).startswith(TAGS) or not any(bytes(packet)):  # tags and padding
                         continue
                     raise
                 self._packets += packet.size > 0
@@ -278,6 +281,19 @@ class _Ffmpeg(Decoder):
 
     def close(self) -> None:
         self._container.close()
+
+
+def _flac_samples(file: io.BufferedReader) -> int:
+    """Return the number of samples in the frames of a FLAC file, without decoding them; 0 if they cannot be told."""
+    import av
+
+    file.seek(0)
+    try:
+        with av.open(file, "r", "flac", metadata_errors="ignore") as container:
+            ends = ((packet.pts or 0) + (packet.duration or 0) for packet in container.demux() if packet.size)
+            return max(ends, default=0)
+    except av.FFmpegError:
+        return 0
 
 
 def _to_float(values: np.ndarray, channels: int, is_planar: bool) -> Channels:
