@@ -238,6 +238,26 @@ def test_after_push_clone_and_pull_repro_is_up_to_date(clone: Clone, tmp_path: P
     assert is_skipped("finetune_vocoder", output)
 
 
+def test_the_command_for_a_published_checkpoint_resumes(clone: Clone) -> None:
+    clone.run("rm", "-r", *(f"{ADAPTER}/{path.name}" for path in (clone.root / ADAPTER).glob("checkpoint_*")))
+    miipher2 = (sys.executable, "-m", "miipher2.cli.main")
+    words = (*miipher2, "checkpoint", "command", f"{ADAPTER}/published/checkpoint_8.pt")
+    note, copy, command = clone.run("sh", "-c", f"{shlex.join(words)} 2>&1").splitlines()
+    assert "copy the file out first" in note
+    clone.run("sh", "-c", copy)
+    output = clone.dvc(*shlex.split(command)[3:])
+    assert "[INFO] Resuming from step 8" in output
+    assert is_skipped("finetune_vocoder", output)
+
+
+def test_a_damaged_published_file_is_restored_by_the_printed_command(clone: Clone) -> None:
+    before, weights = clone.digest(f"{ADAPTER}/{WEIGHTS}"), clone.root / ADAPTER / WEIGHTS
+    weights.unlink()
+    weights.write_text("damaged")
+    clone.dvc("checkout", "--force", str(weights.parent))
+    assert clone.digest(f"{ADAPTER}/{WEIGHTS}") == before
+
+
 def test_published_models_are_artifacts(clone: Clone) -> None:
     artifacts = yaml.safe_load((clone.root / "dvc.yaml").read_text())["artifacts"]
     assert set(artifacts) == {"adapter", "vocoder", "mini-restorer"}

@@ -40,7 +40,8 @@ examples:
   miipher2 checkpoint show --json exp/adapter_mini/published/final.safetensors | jq .code.commit
 """
 COMMAND = """\
-Print the command that resumes from a checkpoint with all the overrides that its run was started with.
+Print the command that resumes from a checkpoint with all the overrides that its run was started with. The file may be
+anywhere. If it is in a published/ that DVC would empty, and nowhere else, a line that copies it out comes first.
 
 example:
   $ miipher2 checkpoint command exp/adapter_mini/checkpoint_100.pt

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from miipher2.atomic_io import sha256_of
-from miipher2.cli.doctor_checks import command_for
+from miipher2.cli.doctor_checks import commands_for
+from miipher2.config.command import relative_to_root
 from miipher2.training.summary import read_summary
 
 # What people look for comes first.
@@ -35,10 +36,16 @@ def print_command(options: argparse.Namespace) -> int:
     summary = read_summary(options.file)
     if not summary:
         raise ValueError(f"{options.file.with_suffix('.json')}: missing or damaged; it records how the run was started")
-    command = command_for(str(options.file), summary)
+    *copies, command = commands_for(relative_to_root(options.file), summary)
     if "command" not in summary:
         sys.stderr.write("this checkpoint's version recorded no overrides; the resume will list what differs\n")
-    sys.stdout.write((json.dumps({"command": shlex.split(command)}) if options.json else command) + "\n")
+    if copies:
+        text = "DVC empties published/ before the stage runs; copy the file out first, as in the first line"
+        sys.stderr.write(f"{options.file}: {text}\n")
+    if options.json:
+        sys.stdout.write(json.dumps(({"first": copies} if copies else {}) | {"command": shlex.split(command)}) + "\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in (*copies, command)))
     return 0
 
 
@@ -83,7 +90,8 @@ def _describe_weights(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="numpy") as opened:
             shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118 - not iterable
     except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error}); restore it: uv run dvc checkout") from None
+        restore = shlex.join(["uv", "run", "dvc", "checkout", "--force", relative_to_root(path.parent)])
+        raise ValueError(f"{path}: damaged ({error}); restore it: {restore}") from None
     parameters = sum(math.prod(shape) for shape in shapes)
     return {**about, "bytes": path.stat().st_size, "tensors": len(shapes), "parameters": parameters}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from shlex import join, quote
 from typing import Any
 
 import psutil
@@ -17,9 +18,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miipher2.config.command import hydra_word, is_dvc_command, relative_to_root, resume_command
-from miipher2.config.params import find_problem
+from miipher2.config.command import hydra_word, is_dvc_command, resume_command
+from miipher2.config.params import find_problem, repairs
 from miipher2.config.paths import ROOT, runs_below
+from miipher2.config.resume_routing import is_live
 from miipher2.training.summary import read_summary
 
 # A running Git holds its locks for moments only.
@@ -117,14 +119,16 @@ def head_findings(root: Path, tools: list[str]) -> Iterator[Finding]:
     text = f"HEAD is detached at {head[:7]}: a `dvc exp run` was killed before it restored it"
     branch = _last_branch(root)
     if branch is None:
-        yield Finding("head", f"{text}; its branch is unknown", ["git branch", "git switch <branch>"])
+        yield Finding("head", f"{text}; its branch is unknown", ["git branch", "git switch BRANCH"])
     elif _git(root, "rev-parse", f"refs/heads/{branch}") == head:
         text += f". The branch {branch} is at the same commit, so switching back changes no file"
         fix = None if tools else partial(_attach, root, branch)
-        yield Finding("head", text, [f"git switch {branch}"], fix=fix)
+        yield Finding("head", text, [join(["git", "switch", branch])], fix=fix)
     else:
         text += f", and {branch} is at another commit; keep the commits of HEAD under a name first"
-        yield Finding("head", text, [f"git branch kept-{head[:7]}", f"git switch {branch}"])
+        is_kept = _git(root, "show-ref", "--verify", f"refs/heads/kept-{head[:7]}") is not None
+        keep = [] if is_kept else [f"git branch kept-{head[:7]}"]
+        yield Finding("head", text, [*keep, join(["git", "switch", branch])])
 
 
 def lock_findings(root: Path, tools: list[str]) -> Iterator[Finding]:
@@ -140,15 +144,18 @@ def lock_findings(root: Path, tools: list[str]) -> Iterator[Finding]:
 
 
 def params_findings(root: Path) -> Iterator[Finding]:
-    """Find a params.yaml that is missing, unreadable, or stale."""
+    """Find a params.yaml that is missing, unreadable, stale, or wrong."""
+    loaded: Any = None
     try:
-        problem = find_problem(OmegaConf.create(yaml.safe_load((root / "params.yaml").read_text())))
+        loaded = yaml.safe_load((root / "params.yaml").read_text())
+        problem = find_problem(OmegaConf.create(loaded))
     except FileNotFoundError as error:
         problem = "params.yaml is missing" if error.filename is not None else str(error)
     except (ValueError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = f"params.yaml cannot be read: {' '.join(str(error).split())}"
     if problem is not None:
-        yield Finding("params", problem, ["uv run miipher2 params"])
+        command, _ = repairs(OmegaConf.create(loaded if isinstance(loaded, dict) else {}))
+        yield Finding("params", problem, [join(command)])
 
 
 def checkpoint_findings(root: Path) -> Iterator[Finding]:
@@ -174,31 +181,32 @@ def checkpoint_findings(root: Path) -> Iterator[Finding]:
             text += "; its version recorded no overrides, so the resume will list what differs"
         # A run that had finished when another experiment was checked out over it: no work is waiting.
         is_problem = not (published and not own and summary["step"] >= steps)
-        yield Finding("checkpoint", text, [command_for(str(name), summary)], is_problem=is_problem)
+        yield Finding("checkpoint", text, commands_for(str(name), summary), is_problem=is_problem)
 
 
-def command_for(checkpoint: str, summary: dict[str, Any]) -> str:
-    """Return the command that resumes from a checkpoint with the settings of its run.
+def commands_for(checkpoint: str, summary: dict[str, Any]) -> list[str]:
+    """Return what a shell runs to resume from a checkpoint with the settings of its run; the last line resumes.
+
+    The lines before it copy the file out of a `published/` that DVC empties before it trains.
 
     Args:
-        summary: the checkpoint's JSON; where it records no command, the configuration with the run's name is assumed,
-            or else the script's default.
-
-    Raises:
-        ValueError: the run was DVC's and the file is in published/, which DVC empties before it trains.
+        checkpoint: relative to the repository, or absolute.
+        summary: its JSON; where it records no command, the configuration with the run's name is assumed, or else the
+            script's default.
     """
     stage, name = summary["stage"], summary["config"]["name"]
     words = summary.get("command")
     if words is None:
         is_named = (ROOT / "configs" / stage / f"{name}.yaml").is_file()
         words = ["uv", "run", f"stages/{stage}.py", f"--config-name={name}" if is_named else f"name={hydra_word(name)}"]
-    folder = Path(relative_to_root(checkpoint)).parent
-    if is_dvc_command(words) and folder.name == "published":
-        raise ValueError(
-            f"{checkpoint}: DVC empties published/ before the stage runs; copy the file out first: "
-            f"uv run dvc get . {checkpoint} -o resume/{Path(checkpoint).name}"
-        )
-    return resume_command(words, checkpoint, None if folder == Path("exp", name) else stage)
+    path, live = Path(checkpoint), Path("exp", name)
+    if not is_dvc_command(words) or path.parent not in (live, live / "published"):
+        return [resume_command(words, checkpoint, stage)]
+    if path.parent == live or is_live(ROOT / path, ROOT / live):
+        return [resume_command(words, str(live / path.name))]
+    copies = Path("resume", f"{name}-{summary.get('sha256', '')[:8]}".replace("/", "-").rstrip("-"))
+    copy = f"mkdir -p {quote(str(copies))} && cp {quote(str(path.with_suffix('')))}.* {quote(str(copies))}"
+    return [copy, resume_command(words, str(copies / path.name), stage)]
 
 
 def temporary_findings(root: Path, running: list[int]) -> Iterator[Finding]:
@@ -210,7 +218,7 @@ def temporary_findings(root: Path, running: list[int]) -> Iterator[Finding]:
         whole = path.with_name(path.name.removeprefix(".").removesuffix(".earlier.tmp"))
         if path.name.endswith(".earlier.tmp") and not whole.exists():
             text = f"{path.relative_to(root)}: the earlier {whole.name}; its successor was not put in place"
-            yield Finding("temporary", text, [f"mv {path} {whole}"])
+            yield Finding("temporary", text, [join(["mv", str(path.relative_to(root)), str(whole.relative_to(root))])])
         else:
             text = f"{path.relative_to(root)}: half-written when a process was killed, {_megabytes(path)}"
             yield _removable("temporary", text, path, root, [])
@@ -224,7 +232,7 @@ def replaced_findings(root: Path) -> Iterator[Finding]:
         if runs:
             name = folder.relative_to(root)
             text = f"{name}: {len(runs)} set aside, {_megabytes(folder)}; no command needs them"
-            yield Finding("replaced", text, [f"rm -r {name}/{runs[0]}"], is_problem=False)
+            yield Finding("replaced", text, [join(["rm", "-r", f"{name}/{runs[0]}"])], is_problem=False)
 
 
 def _removable(kind: str, text: str, path: Path, root: Path, tools: list[str]) -> Finding:
@@ -233,7 +241,9 @@ def _removable(kind: str, text: str, path: Path, root: Path, tools: list[str]) -
     remove: Callable[[], None] = partial(shutil.rmtree, path) if path.is_dir() else path.unlink
     if tools:
         text += f"; wait for {', '.join(tools)} to end before removing it"
-    return Finding(kind, text, [f"rm {'-r ' if path.is_dir() else ''}{inside}"], fix=None if tools else remove)
+    return Finding(
+        kind, text, [join(["rm", *(["-r"] if path.is_dir() else []), str(inside)])], fix=None if tools else remove
+    )
 
 
 def _whole_checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
@@ -300,7 +310,7 @@ def _last_branch(root: Path) -> str | None:
 def _attach(root: Path, branch: str) -> None:
     """Put HEAD on a branch that is at the same commit: neither the index nor a file changes."""
     if _git(root, "symbolic-ref", "-m", "miipher2 doctor", "HEAD", f"refs/heads/{branch}") is None:
-        raise OSError(f"git could not put HEAD on {branch}; type: git switch {branch}")
+        raise OSError(f"git could not put HEAD on {branch}; type: {join(['git', 'switch', branch])}")
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -1,6 +1,7 @@
 """The command that started a run, recorded so that a resume can repeat every setting of it."""
 
 import functools
+import os
 import re
 import shlex
 import sys
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from miipher2.config.paths import ROOT
+from miipher2.config.paths import ROOT, real_path
 
 RESUME_KEY = "checkpoint.resume_from"
+DVC_RUN = ("uv", "run", "dvc", "exp", "run")
 
 
 def hook_composition(check: Callable[[DictConfig], None]) -> None:
@@ -49,8 +51,7 @@ def starting_command(composed: DictConfig, launcher: Sequence[str] = ()) -> list
         launcher: what starts the script in several processes, such as `torchrun --nproc-per-node=2`.
     """
     if "resume_param" in composed:
-        overrides = [_decode(word) for word in composed.get("overrides", [])]
-        return ["uv", "run", "dvc", "exp", "run", *_with_flags(overrides)]
+        return [*DVC_RUN, *with_flags(recorded_overrides(composed))]
     script, *rest = sys.argv
     return ["uv", "run", *launcher, relative_to_root(script), *without_resume(rest)]
 
@@ -59,18 +60,30 @@ def resume_command(words: Sequence[str], checkpoint: str, stage: str | None = No
     """Return the command that resumes from a checkpoint with the settings of an earlier command.
 
     Args:
+        checkpoint: absolute, or taken from the repository.
         stage: the checkpoint's stage, where DVC cannot tell it from the folder that the file is in.
     """
-    path = hydra_word(relative_to_root(checkpoint))
+    path = relative_to_root(ROOT / checkpoint)
     if not is_dvc_command(words):
-        return shlex.join([*words, f"{RESUME_KEY}={path}"])
-    value = path if stage is None else f"{{{stage}: {path}}}"
-    return shlex.join([*words, *_with_flags([f"{RESUME_KEY}={value}"])])
+        return shlex.join([*words, f"{RESUME_KEY}={hydra_word(path)}"])
+    return shlex.join([*words, *with_flags([f"{RESUME_KEY}={hydra_value(path if stage is None else {stage: path})}"])])
+
+
+def experiment_command(params: DictConfig, resume_from: Any) -> str:
+    """Return the `dvc exp run` with the overrides of params.yaml and another `checkpoint.resume_from`."""
+    words = [*DVC_RUN, *with_flags(recorded_overrides(params))]
+    return shlex.join(words if resume_from is None else [*words, "-S", f"{RESUME_KEY}={hydra_value(resume_from)}"])
+
+
+def recorded_overrides(params: DictConfig) -> list[str]:
+    """Return the overrides that a params.yaml was composed with, without `checkpoint.resume_from`."""
+    recorded = params.get("overrides")
+    return [_decode(str(word)) for word in recorded] if OmegaConf.is_list(recorded) else []
 
 
 def is_dvc_command(words: Sequence[str]) -> bool:
     """Return whether a command runs the pipeline and not one script."""
-    return list(words[:5]) == ["uv", "run", "dvc", "exp", "run"]
+    return tuple(words[:5]) == DVC_RUN
 
 
 def without_resume(overrides: Sequence[str]) -> list[str]:
@@ -86,10 +99,24 @@ def hydra_word(value: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda part: part[1] * 2 + ("\\'" if part[2] else ""), value) + "'"
 
 
+def hydra_value(value: Any) -> str:
+    """Return a path, a list of paths or `{stage: path}` as Hydra's override grammar reads it."""
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {hydra_value(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(hydra_value, value)) + "]"
+    return "null" if value is None else hydra_word(str(value))
+
+
 def relative_to_root(path: str | Path) -> str:
-    """Return a path relative to the repository, or as it is where it lies outside."""
-    absolute = Path(path).resolve()
-    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else str(path)
+    """Return a path relative to the repository, or an absolute one where it lies outside."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - exp/<name> may be a link, and is named as such
+    for each in (absolute, real_path(absolute)):
+        if each.is_relative_to(ROOT):
+            return str(each.relative_to(ROOT))
+    return str(absolute)
 
 
 def _encode(override: str) -> str:
@@ -101,5 +128,6 @@ def _decode(override: str) -> str:
     return override.replace("%24", "$").replace("%25", "%")
 
 
-def _with_flags(overrides: Sequence[Any]) -> list[str]:
+def with_flags(overrides: Sequence[Any]) -> list[str]:
+    """Return overrides as `dvc exp run` takes them."""
     return [word for override in overrides for word in ("-S", str(override))]

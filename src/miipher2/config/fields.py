@@ -67,6 +67,12 @@ def share(default: Any = MISSING) -> Any:
     return _checked(default, lambda value: None if 0 <= value <= 1 else "should be from 0 to 1")
 
 
+def file_or_none(content: str) -> Any:
+    """Declare the path of a file, or None. Typed as Any, since OmegaConf would turn true and 200 into such paths."""
+    expected = f"should be the path of {content}, or null"
+    return _checked(None, lambda value: None if isinstance(value, str) and value else expected)
+
+
 def run_name() -> Any:
     """Declare the name of a run, whose folder is `exp/<name>`."""
     return _checked(MISSING, find_name_problem)

@@ -36,9 +36,9 @@ def load_config(composed: DictConfig, stage: str, schema: type[Config]) -> Confi
     merged: Any = OmegaConf.merge(node, values)
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ValueError(f"{stage}: no value for {', '.join(missing)}")
-    if from_params and stage in TRAINING_STAGES and (resume := composed.resume[stage]) is not None:
-        resume_routing.check_unchanged(resume)
-        merged.checkpoint.resume_from = resume["from"]
+    if from_params and stage in TRAINING_STAGES and composed.resume[stage] is not None:
+        resume_routing.check_unchanged(stage, composed)
+        merged.checkpoint.resume_from = composed.resume[stage]["from"]
     return to_dataclass(merged)
 
 

@@ -1,5 +1,6 @@
 """params.yaml: composed from configs/ as `dvc exp run` does it, and checked: whether it is stale, and its values."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -10,9 +11,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from miipher2.config.command import (
+    DVC_RUN,
+    RESUME_KEY,
+    experiment_command,
+    hydra_value,
+    recorded_overrides,
+    with_flags,
+)
 from miipher2.config.load import check_pipeline, load_config
 from miipher2.config.paths import ROOT
-from miipher2.config.resume_routing import configs_digest, resume_for
+from miipher2.config.resume_routing import check_unchanged, configs_digest, find_checkpoint, requested_for
 from miipher2.config.schema import SCHEMAS, TRAINING_STAGES
 from miipher2.config.script import message_of
 
@@ -42,19 +51,53 @@ def compose_params(overrides: Sequence[str]) -> DictConfig:
 
 
 def find_problem(params: DictConfig) -> str | None:
-    """Return what is wrong with `params.yaml` and what to do, or None."""
+    """Return what is wrong with `params.yaml` and what to do, or None.
+
+    Raises:
+        FileNotFoundError: the checkpoint of a resume is missing.
+    """
     if params.get("configs_digest") != configs_digest():
-        return (
-            "params.yaml was composed from other files than configs/ holds now; "
-            "run `uv run miipher2 params` (with your overrides), or use `uv run dvc exp run`"
-        )
-    for stage in TRAINING_STAGES:
-        if resume_for(stage, _root_=params) != params.resume[stage]:
-            return (
-                f"params.yaml: checkpoint.resume_from={params.checkpoint.resume_from} was edited by hand and is routed "
-                f"to no stage; run `uv run dvc exp run -S checkpoint.resume_from={params.checkpoint.resume_from}`"
-            )
+        compose, run = (shlex.join(words) for words in repairs(params))
+        return f"params.yaml was composed from other files than configs/ holds now; run `{compose}`, or use `{run}`"
+    params = params.copy()
+    try:
+        for stage in TRAINING_STAGES:
+            if problem := find_resume_problem(stage, params):
+                return problem
+            params.resume[stage] = None  # checked
+    except ValueError as error:
+        return str(error)
     return find_wrong_value(params)
+
+
+def find_resume_problem(stage: str, params: DictConfig) -> str | None:
+    """Return what is wrong with the resume of one stage and what to do, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing, is another one by now, or cannot be routed.
+    """
+    path, resume = requested_for(stage, params), params.resume[stage]
+    if path == (None if resume is None else resume["from"]):
+        if resume is not None:
+            check_unchanged(stage, params)
+        return None
+    find_checkpoint(path)
+    requested = params.checkpoint.resume_from
+    return (
+        f"params.yaml: checkpoint.resume_from={requested} was edited by hand and is routed to no stage; "
+        f"run `{experiment_command(params, requested)}`"
+    )
+
+
+def repairs(params: DictConfig) -> tuple[list[str], list[str]]:
+    """Return the words of two commands that compose params.yaml anew, by `miipher2 params` and by `dvc exp run`.
+
+    They repeat the overrides and the resume that it was composed with, or as much of them as still composes.
+    """
+    overrides, resume = recorded_overrides(params), OmegaConf.select(params, "checkpoint.resume_from")
+    candidates = [overrides] if resume is None else [[*overrides, f"{RESUME_KEY}={hydra_value(resume)}"], overrides]
+    words = next((each for each in candidates if _composes(each)), [])
+    return ["uv", "run", "miipher2", "params", *words], [*DVC_RUN, *with_flags(words)]
 
 
 def find_wrong_value(params: DictConfig) -> str | None:
@@ -70,6 +113,13 @@ def find_wrong_value(params: DictConfig) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def _composes(overrides: Sequence[str]) -> bool:
+    try:
+        return find_wrong_value(compose_params(overrides)) is None
+    except (HydraException, OmegaConfBaseException, ValueError, OSError):
+        return False
 
 
 def main(arguments: Sequence[str]) -> int:

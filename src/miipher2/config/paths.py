@@ -27,6 +27,11 @@ def folder_or_hub_name(name: str, root: Path = ROOT) -> Path | str:
     return root / name if (root / name).is_dir() else name
 
 
+def real_path(path: Path) -> Path:
+    """Return an absolute path without links; unlike `Path.resolve`, a link to itself is no error."""
+    return Path(os.path.realpath(path))
+
+
 def find_name_problem(name: str) -> str | None:
     """Return what a run's name should be, or None where it is that: a fresh run sets all of `exp/<name>` aside."""
     parts = name.split("/")
@@ -113,9 +118,9 @@ def check_keeps_inputs(jobs: Iterable[tuple[Path, Path]]) -> None:
     """
     pairs = list(jobs)
     existing = [target for _, target in pairs if target.exists()]
-    sources = {source.resolve(): source for source, _ in pairs} if existing else {}
+    sources = {real_path(source): source for source, _ in pairs} if existing else {}
     for target in existing:
-        if (source := sources.get(target.resolve())) is not None:
+        if (source := sources.get(real_path(target))) is not None:
             raise ValueError(f"{source}: would be replaced by {target}; OUT should be another folder")
 
 
@@ -131,7 +136,7 @@ def runs_below(folder: Path) -> Iterator[Path]:
 
 def _find_output_problem(path: Path, inputs: Iterable[Path], own: Sequence[str] | None, root: Path) -> str | None:
     """Return why a command may not write at `path`, or None where it may."""
-    real = path.resolve()
+    real = real_path(path)
     if real == root or real in root.parents:
         return f"{'is' if real == root else 'contains'} the repository {root}; should be a folder of its own"
     for name in PROTECTED:
@@ -139,7 +144,7 @@ def _find_output_problem(path: Path, inputs: Iterable[Path], own: Sequence[str] 
             return f"contains {name}, a part of the repository; should be another folder"
         if root / name in (real, *real.parents):
             return f"is in {name}, a part of the repository; should be elsewhere"
-    for each in (one.resolve() for one in inputs):
+    for each in map(real_path, inputs):
         if real in (each, *each.parents):
             return f"{'is' if real == each else 'contains'} the input {each}; should be another path"
     for folder in {each for start in (real, Path(os.path.abspath(path))) for each in (start, *start.parents)}:  # noqa: PTH100 - links

@@ -7,7 +7,17 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from miipher2.config.fields import Section, all_positive, at_least, one_of, positive, run_name, share, whole_frames
+from miipher2.config.fields import (
+    Section,
+    all_positive,
+    at_least,
+    file_or_none,
+    one_of,
+    positive,
+    run_name,
+    share,
+    whole_frames,
+)
 from miipher2.config.schema_data import (
     FRAMES_PER_SECOND,
     SAMPLE_RATE_HZ,
@@ -138,7 +148,7 @@ class VocoderModelConfig(EncoderConfig):
 @dataclass
 class CheckpointConfig(Section):
     save_interval: int = positive()
-    resume_from: str | None = None
+    resume_from: Any = file_or_none("a checkpoint")
     keep_last_n: int = positive()
     publish_last_n: int = positive()
     save_wandb_metadata: bool = True

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,7 +224,7 @@ class _PublishedFolder:
         if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
             raise ValueError(f"{self.config}: has no section 'model'; should be a stage's configuration")
         self.settings: dict[str, Any] = config["model"]
-        self.file = WeightsFile(weights, "fetch it again: uv run dvc checkout")
+        self.file = WeightsFile(weights, f"fetch it again: uv run dvc checkout --force {shlex.quote(str(folder))}")
 
     def setting(self, key: str) -> Any:
         """Return one value of the `model` section, which must have it."""

@@ -1,6 +1,7 @@
 """What recipes are built from: encoder, optimizers, feature statistics, weights to start from."""
 
 import hashlib
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
@@ -65,7 +66,8 @@ def read_weights(key: str, published: str, file: str, root: Path) -> tuple[dict[
     try:
         return load(data), hashlib.sha256(data).hexdigest()
     except SafetensorError as error:
-        raise ValueError(f"{key}={published}: {path} is damaged ({error}); restore it: uv run dvc checkout") from None
+        restore = shlex.join(["uv", "run", "dvc", "checkout", "--force", published])
+        raise ValueError(f"{key}={published}: {path} is damaged ({error}); restore it: {restore}") from None
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from miipher2.atomic_io import write_atomically
 from miipher2.config.command import resume_command, starting_command
 from miipher2.config.load import is_pipeline, load_config
 from miipher2.config.paths import ROOT, find_run_problem
-from miipher2.config.resume_routing import find_checkpoint
+from miipher2.config.resume_routing import check_path, find_checkpoint
 from miipher2.config.schema import STAGES, TrainingConfig
 from miipher2.data.dataloader import INITIAL_BATCHES, make_batches, sample_batch
 from miipher2.data.prepared import PreparedData
@@ -51,7 +51,8 @@ def run_stage(composed: DictConfig, stage: str) -> Recipe:
     """
     log_to_stdout(logging.ERROR if int(os.environ.get("RANK", 0)) else logging.INFO)
     config = load_config(composed, stage, STAGES[stage].schema)
-    find_checkpoint(config.checkpoint.resume_from)
+    if config.checkpoint.resume_from is not None:
+        find_checkpoint(check_path(config.checkpoint.resume_from))
     if problem := find_run_problem(config.name):
         raise ValueError(f"name={config.name}: {problem}")
     device = start_device(config)
