@@ -238,6 +238,33 @@ def test_after_push_clone_and_pull_repro_is_up_to_date(clone: Clone, tmp_path: P
     assert is_skipped("finetune_vocoder", output)
 
 
+def test_a_resumed_experiment_is_in_order_in_a_clone_without_its_checkpoint(clone: Clone, tmp_path: Path) -> None:
+    clone.dvc(
+        "exp",
+        "run",
+        "-n",
+        "resumed",
+        "-S",
+        "evaluate.seed=3",
+        "-S",
+        f"checkpoint.resume_from={ADAPTER}/checkpoint_4.pt",
+    )
+    clone.dvc("remote", "add", "-d", "store", str(tmp_path / "store"))
+    commit(clone, "resumed")
+    clone.dvc("push")
+    other = Clone(tmp_path / "colleague")
+    clone.run("git", "clone", "-q", ".", str(other.root))
+    other.dvc("pull")
+    assert "Data and pipelines are up to date." in other.dvc("repro")
+    assert other.run(sys.executable, "-m", "miipher2.cli.main", "doctor") == "nothing to report\n"
+    params = OmegaConf.load(other.root / "params.yaml")
+    params.evaluate.report_examples = 3  # the next edit
+    OmegaConf.save(params, other.root / "params.yaml")
+    output = other.dvc("repro")
+    assert is_run("evaluate", output)
+    assert is_skipped("train_adapter", output)
+
+
 def test_the_command_for_a_published_checkpoint_resumes(clone: Clone) -> None:
     clone.run("rm", "-r", *(f"{ADAPTER}/{path.name}" for path in (clone.root / ADAPTER).glob("checkpoint_*")))
     miipher2 = (sys.executable, "-m", "miipher2.cli.main")

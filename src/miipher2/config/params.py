@@ -54,7 +54,7 @@ def find_problem(params: DictConfig) -> str | None:
     """Return what is wrong with `params.yaml` and what to do, or None.
 
     Raises:
-        FileNotFoundError: the checkpoint of a resume is missing.
+        FileNotFoundError: the checkpoint of a resume that has not ended is missing.
     """
     if params.get("configs_digest") != configs_digest():
         compose, run = (shlex.join(words) for words in repairs(params))
@@ -64,7 +64,7 @@ def find_problem(params: DictConfig) -> str | None:
         for stage in TRAINING_STAGES:
             if problem := find_resume_problem(stage, params):
                 return problem
-            params.resume[stage] = None  # checked
+            params.resume[stage] = None  # checked, or history
     except ValueError as error:
         return str(error)
     return find_wrong_value(params)
@@ -78,7 +78,7 @@ def find_resume_problem(stage: str, params: DictConfig) -> str | None:
     """
     path, resume = requested_for(stage, params), params.resume[stage]
     if path == (None if resume is None else resume["from"]):
-        if resume is not None:
+        if resume is not None and not has_ended(stage, params):
             check_unchanged(stage, params)
         return None
     find_checkpoint(path)
@@ -87,6 +87,21 @@ def find_resume_problem(stage: str, params: DictConfig) -> str | None:
         f"params.yaml: checkpoint.resume_from={requested} was edited by hand and is routed to no stage; "
         f"run `{experiment_command(params, requested)}`"
     )
+
+
+def has_ended(stage: str, params: DictConfig) -> bool:
+    """Return whether a resume is history: `dvc.lock` has it, and all else in params.yaml that the stage depends on.
+
+    The stage is finished then, and its result is versioned. Its checkpoint is not: it may be gone or another one by
+    now, and a clone never had it.
+    """
+    try:
+        locked = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"][stage]["params"]["params.yaml"]
+    except (OSError, LookupError, TypeError, yaml.YAMLError):
+        return False
+    values = {key: OmegaConf.select(params, key) for key in locked}
+    plain = {key: OmegaConf.to_container(one) if OmegaConf.is_config(one) else one for key, one in values.items()}
+    return f"resume.{stage}" in locked and plain == locked
 
 
 def repairs(params: DictConfig) -> tuple[list[str], list[str]]:
