@@ -51,11 +51,17 @@ VERIFY = """\
 Check that checkpoints and weights are intact: the digest in the JSON, loading without pickle, all entries that a resume
 needs, finite values, and that name, JSON and content agree. All files are checked; failures are listed.
 
-exit codes: 0 all intact, 1 at least one is not
+--chain FILE walks from published weights or a checkpoint back to the run's first step, offline: each checkpoint's JSON
+and chain.jsonl say which one it goes on from, and with which batches, data and code. Files that are still there must
+have the sha256 that the chain names; those that rotation has removed are listed as gone. The chain of a run that an
+earlier version began ends where that version saved last; this counts as a failure.
+
+exit codes: 0 all intact, 1 at least one is not, or the chain does not reach the first step
 
 examples:
   miipher2 checkpoint verify exp/adapter_mini/checkpoint_100.pt
   miipher2 checkpoint verify exp            # every run, including published/ and set-aside files
+  miipher2 checkpoint verify --chain exp/adapter_mini/published/final.safetensors
 """
 DIFF = """\
 Compare two checkpoints, of one run or of two, or two files of weights (.safetensors).
@@ -107,7 +113,10 @@ def add_parser(commands: Any) -> None:
         COMMAND,
         file=file,
     )
-    _add(verbs, "verify", "checkpoint_verify", "check that files are intact", VERIFY, path={"metavar": "FILE|DIR"})
+    verify = _add(
+        verbs, "verify", "checkpoint_verify", "check that files are intact", VERIFY, path={"metavar": "FILE|DIR"}
+    )
+    verify.add_argument("--chain", action="store_true", help="walk back to the run's first step")
     _add(verbs, "diff", "checkpoint_diff", "compare two checkpoints", DIFF, a={"metavar": "A"}, b={"metavar": "B"})
     ends = {"start": {"metavar": "FROM"}, "end": {"metavar": "TO"}}
     _add(
@@ -120,12 +129,13 @@ def add_parser(commands: Any) -> None:
     )
 
 
-def _add(verbs: Any, verb: str, module: str, summary: str, description: str, **paths: dict[str, str]) -> None:
+def _add(verbs: Any, verb: str, module: str, summary: str, description: str, **paths: dict[str, Any]) -> Any:
     parser = verbs.add_parser(verb, help=summary, description=description)
     for name, settings in paths.items():
         parser.add_argument(name, type=Path, **settings)
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.set_defaults(run=_lazily(f"miipher2.cli.{module}"))
+    return parser
 
 
 def _lazily(name: str) -> Callable[[argparse.Namespace], int]:

@@ -8,7 +8,7 @@ checkpoint      what a checkpoint holds; written whole, read without pickle
 summary         the JSON beside a checkpoint, without torch
 run_dir         a run's folder: locked, set aside, rotated, published
 config_diff     what a resume changes
-history         history.csv
+history         history.csv, and chain.jsonl, the chain of checkpoints
 optimizer       AdamW for one network; stops at a loss or gradient that is not finite
 schedule        the learning rate as a function of the step
 ema             exponential moving average of weights

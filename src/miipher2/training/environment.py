@@ -1,5 +1,7 @@
 """What the bits of a run depend on besides its configuration: device, threads, determinism, versions, code."""
 
+import hashlib
+import json
 import logging
 import os
 import platform
@@ -15,6 +17,8 @@ import torch
 import torchaudio
 import transformers
 from tqdm import tqdm
+
+from miipher2.atomic_io import sha256_of
 
 
 class _AboveProgressBar(logging.Handler):
@@ -88,7 +92,7 @@ def describe_environment(device: torch.device, world_size: int = 1) -> dict[str,
 
 
 def describe_code(root: Path) -> dict[str, Any]:
-    """Return the commit that is checked out and whether files differ from it; informative, never compared."""
+    """Return a digest of the package's source, the commit and whether files differ from it; never compared."""
 
     def git(*words: str) -> str | None:
         try:
@@ -98,4 +102,8 @@ def describe_code(root: Path) -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     changed = git("status", "--porcelain", "--untracked-files=no")
-    return {"code": {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}}
+    dirty = None if changed is None else bool(changed)
+    package = Path(__file__).parents[1]
+    sources = {str(path.relative_to(package)): sha256_of(path) for path in sorted(package.rglob("*.py"))}
+    digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+    return {"code": {"commit": git("rev-parse", "HEAD"), "dirty": dirty, "sha256": digest}}

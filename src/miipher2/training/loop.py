@@ -1,5 +1,6 @@
 """The one loop: it owns time, and knows steps but not speech."""
 
+import hashlib
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,6 +66,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.best = None if self.run.resumed is None else self.run.resumed.best
+        self._batches = hashlib.sha256()
 
     def train(self) -> dict[str, float]:
         """Train, and return the metrics of a last validation.
@@ -80,11 +82,12 @@ class Loop:
                 recent[step] = batch
                 recent.pop(step - 2, None)
                 metrics = self.recipe.update(batch, step)
+                self._batches.update(f"{step}: {_utterances(batch)}\n".encode())
                 step += 1
                 self._log(step, metrics if step % config.log_interval == 0 else {})
                 # A signal to one rank stops all of them, after the same update.
                 signal_number = distributed.all_reduce_max(stop.signal_number or 0)
-                if signal_number or step == config.steps or step % config.save_interval == 0:
+                if signal_number or step == config.steps or self.run.is_due(step, config.save_interval):
                     saved = self._save(step)
                 if signal_number and step < config.steps:
                     raise self._interrupted(signal_number, saved, step)
@@ -119,10 +122,18 @@ class Loop:
     def _save(self, step: int) -> Path | None:
         """Save and rotate on rank 0, while the other ranks wait: what ends them may end rank 0 too."""
         rng_states = distributed.all_gather(rng.get_state())
+        batches = distributed.all_gather(self._batches.hexdigest())
+        self._batches = hashlib.sha256()
         saved = None
         if distributed.rank() == 0:
             saved = self.run.save(
-                self.recipe, step, rng_states=rng_states, history=self.history.text, best=self.best, wandb=self.wandb
+                self.recipe,
+                step,
+                rng_states=rng_states,
+                history=self.history.text,
+                best=self.best,
+                wandb=self.wandb,
+                batches_sha256=hashlib.sha256("".join(batches).encode()).hexdigest(),
             )
             log.info("Saved %s", saved)
             run_dir.rotate(
@@ -138,6 +149,10 @@ class Loop:
         return Interrupted(128 + signal_number)
 
 
+def _utterances(batch: Batch) -> list[int] | str:
+    return batch["utterance"].tolist() if "utterance" in batch else "unknown"
+
+
 @contextmanager
 def _naming_the_batch(recent: dict[int, Batch]) -> Iterator[None]:
     """Add to a NonFiniteError which utterances were in its batch: on CUDA it is known one step later."""
@@ -145,6 +160,5 @@ def _naming_the_batch(recent: dict[int, Batch]) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         batch = recent.get(error.step, {})
-        used = batch["utterance"].tolist() if "utterance" in batch else "unknown"
-        text = f"{error}; batch {error.step} holds the utterances {used}; nothing was saved since"
+        text = f"{error}; batch {error.step} holds the utterances {_utterances(batch)}; nothing was saved since"
         raise NonFiniteError(text, error.step) from None

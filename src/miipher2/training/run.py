@@ -13,6 +13,7 @@ from miipher2 import rng
 from miipher2.training import checkpoint, distributed
 from miipher2.training.checkpoint import Checkpoint, CheckpointError
 from miipher2.training.config_diff import INCOMPATIBLE, ConfigChangedError, diff_configs, format_diff
+from miipher2.training.history import Chain
 from miipher2.training.recipe import Recipe
 from miipher2.training.run_dir import Parent
 
@@ -47,6 +48,7 @@ class Run:
     parents: list[dict[str, Any]] = field(default_factory=list)
     parent: Parent | None = None
     resumed: Checkpoint | None = None
+    chain: Chain = field(default_factory=Chain)
     is_on_other_devices: bool = False  # than the checkpoint, and allowed to be
 
     def start(
@@ -73,6 +75,7 @@ class Run:
             parent["other_devices"] = f"{before} -> {now}"
             log.warning("Resuming on other devices: %s -> %s. The bits of this run are not promised.", before, now)
         self.parents = [*resumed.parents, parent]
+        self.chain = Chain.of(path, sha256, self.start_step)
         self.parent = Parent(path.resolve(), self.start_step, sha256, self.run_id)
         log.info("Resuming from step %d", self.start_step)
 
@@ -118,10 +121,20 @@ class Run:
         history: str,
         best: dict[str, Any] | None,
         wandb: dict[str, str] | None,
+        batches_sha256: str,
     ) -> Path:
-        """Save everything that the run's future depends on; `rng_states` has one entry for each rank."""
+        """Save everything that the run's future depends on.
+
+        Args:
+            rng_states: one entry for each rank.
+            batches_sha256: digest of the utterances of all batches since the last save.
+        """
         state = recipe.state_dict()
-        return checkpoint.save(
+        code_sha256 = self.about.get("code", {}).get("sha256")
+        link = self.chain.next(
+            step, batches_sha256=batches_sha256, data_sha256=self.data_sha256, code_sha256=code_sha256
+        )
+        saved = checkpoint.save(
             self.folder,
             Checkpoint(
                 stage=self.stage,
@@ -138,8 +151,14 @@ class Run:
                 data_sha256=self.data_sha256,
                 environment=self.environment,
             ),
-            self.about,
+            {**self.about, **link},
         )
+        self.chain.append(saved)
+        return saved
+
+    def is_due(self, step: int, save_interval: int) -> bool:
+        """Return whether a checkpoint should be saved after a step."""
+        return step % save_interval == 0
 
     def _rng_state(self) -> dict[str, Any] | None:
         """Return this rank's generators in the checkpoint; None on a fresh start, and for a rank that is new.

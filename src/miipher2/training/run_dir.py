@@ -13,7 +13,8 @@ from pathlib import Path
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from miipher2.atomic_io import UNSUPPORTED, fsync, link_or_copy, move, write_atomically
+from miipher2.atomic_io import UNSUPPORTED, fsync, link_or_copy, move, sha256_of, write_atomically
+from miipher2.training.history import CHAIN, Chain
 from miipher2.training.summary import file_name, json_path, list_checkpoints, read_summary, step_of
 
 PUBLISHED, REPLACED, LOCK = "published", ".replaced", ".lock"
@@ -98,7 +99,7 @@ def set_aside(folder: Path, parent: Parent | None) -> Path | None:
         return None
     target = _new_folder(folder)
     if parent is not None:  # these stay, but are cut back to the parent's step
-        for name in ("config.yaml", "history.csv"):
+        for name in ("config.yaml", "history.csv", CHAIN):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
     # A checkpoint before its JSON: it can be read without, and a kill in between leaves it whole.
@@ -121,12 +122,15 @@ def rotate(folder: Path, *, run_id: str, keep_last_n: int, parent: Parent | None
     return removed
 
 
-def publish(folder: Path, *, run_id: str, publish_last_n: int, weights: dict[str, dict[str, Tensor]]) -> Path:
+def publish(
+    folder: Path, *, run_id: str, publish_last_n: int, weights: dict[str, dict[str, Tensor]], chain: Chain
+) -> Path:
     """Fill `published/` in one go: the newest checkpoints as hard links, config, history, and the weights alone.
 
     Without hard links on the file system they are copies. A `published/` of another run is set aside first.
 
     Args:
+        chain: of the checkpoint that these weights are of.
         weights: tensors by file (`final` becomes final.safetensors) and name; equal weights give equal bytes.
     """
     target, building = folder / PUBLISHED, folder / f".{PUBLISHED}.tmp"
@@ -140,6 +144,8 @@ def publish(folder: Path, *, run_id: str, publish_last_n: int, weights: dict[str
     for name, tensors in weights.items():
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in sorted(tensors.items())}
         write_atomically(building / f"{name}.safetensors", safetensors_bytes(plain))
+    digests = {path.name: sha256_of(path) for path in sorted(building.glob("*.safetensors"))}
+    write_atomically(building / CHAIN, chain.text(digests).encode())
     before = None
     if target.exists():  # moved away by a rename, so that a kill leaves one or the other whole
         is_own = {read_summary(path).get("run_id") for _, path in list_checkpoints(target)} == {run_id}

@@ -174,6 +174,7 @@ class Training:
                 run_id=self.run.run_id,
                 publish_last_n=config.checkpoint.publish_last_n,
                 weights=self.recipe.export(),
+                chain=self.run.chain,
             )
             log.info("Published %s", published)
             distributed.barrier()
