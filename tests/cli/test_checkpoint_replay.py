@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +151,79 @@ def test_only_two_checkpoints_of_one_run_in_order_can_be_replayed(tmp_path: Path
         result = miipher2("checkpoint", "replay", *words)
         assert result.code == 2
         assert name in result.error
+
+
+@pytest.mark.usefixtures("here")
+def test_spans_are_drawn_by_a_seed_that_repeats_them(run_folder: Path, miipher2: Command, tmp_path: Path) -> None:
+    first = miipher2("checkpoint", "replay", "--spans", 1, run_folder)
+    assert first.code == 0, first.error
+    head, line = first.out.splitlines()
+    assert (seed := re.fullmatch(r"1 of 2 spans, drawn by --seed (\d+)", head))
+    assert re.fullmatch(r"bit-identical: updates (3 to 4, compared at 4|5 to 6, compared at 6)", line)
+    assert miipher2("checkpoint", "replay", "--spans", 1, "--seed", seed[1], run_folder).out == first.out
+    folder = tmp_path / "copy"
+    shutil.copytree(run_folder, folder)
+    change_entry(folder / "checkpoint_6.pt", "model", add("normaliser.mean"))
+    every = json.loads(miipher2("checkpoint", "replay", "--json", "--spans", 9, "--seed", 0, folder).out)
+    assert [span["identical"] for span in every["spans"]] == [True, False]
+    assert (every["identical"], every["seed"]) == (False, 0)
+
+
+@pytest.mark.usefixtures("here")
+def test_other_batches_are_a_difference_even_where_the_bits_are_the_same(
+    run_folder: Path, miipher2: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run_folder, folder)
+    summary = json.loads((folder / "checkpoint_4.json").read_text())
+    summary["since_parent"]["batches_sha256"] = "0" * 64
+    (folder / "checkpoint_4.json").write_text(json.dumps(summary))
+    result = miipher2("checkpoint", "replay", folder / "checkpoint_2.pt", folder / "checkpoint_4.pt")
+    assert result.code == 1
+    assert result.out.startswith("different: batches: different")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--spans", "0"), "--spans 0: should be at least 1"),
+        (("--spans", "3"), "should be a folder with two checkpoints of one run"),
+        ((), "TO is missing"),
+    ],
+)
+def test_a_replay_without_two_checkpoints_is_one_line(
+    tmp_path: Path, miipher2: Command, words: tuple[str, ...], message: str
+) -> None:
+    result = miipher2("checkpoint", "replay", *words, tmp_path)
+    assert result.code == 2
+    assert message in result.error
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_run_of_two_processes_is_replayed_by_two(
+    workspace: Path, stages: Any, miipher2: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(workspace / "src"))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    words = [word.replace("replayed", "replayed_pair") for word in SMALL]
+    script = [str(workspace / "stages/train_adapter.py"), *words]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*launcher, *script], check=True, capture_output=True, cwd=workspace)
+    folder = workspace / "exp/replayed_pair"
+    damaged = tmp_path / "copy"
+    shutil.copytree(folder, damaged)
+    change_entry(damaged / "checkpoint_6.pt", "rng", lambda states: states["1"]["python"].update(gauss=1.0))
+    result = miipher2("checkpoint", "replay", "--json", damaged / "checkpoint_2.pt", damaged / "checkpoint_6.pt")
+    assert result.code == 1, result.error
+    found = json.loads(result.out)
+    assert (found["equal_at"], found["first_difference"]) == ([4], "rng.1.python.gauss")
+
+
+def test_a_process_of_several_that_fails_leaves_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert checkpoint_replay.run_rank(tmp_path / "a.pt", tmp_path / "b.pt", tmp_path) == 1
+    assert f"{tmp_path / 'a.pt'}: no such checkpoint" in json.loads((tmp_path / "found_0.json").read_text())["error"]
 
 
 @pytest.mark.slow

@@ -86,10 +86,15 @@ It writes only into a scratch folder below TMPDIR. It reads the data, the encode
 weights that the configuration names, and warns if they changed. The bits also depend on the kind of device, the number
 of threads and library versions, which it names if they changed.
 
+--spans N replays N spans between neighbouring checkpoints, drawn at random, of the run that saved last in the folder
+FROM, or between FROM and TO; --seed repeats a draw. A run of several processes is replayed by as many, which torchrun
+starts on this host.
+
 exit codes: 0 bit-identical, 1 different
 
-example:
+examples:
   miipher2 checkpoint replay exp/adapter_mini/checkpoint_100.pt exp/adapter_mini/checkpoint_200.pt
+  miipher2 checkpoint replay --spans 3 exp/adapter_mini
 """
 
 
@@ -118,8 +123,8 @@ def add_parser(commands: Any) -> None:
     )
     verify.add_argument("--chain", action="store_true", help="walk back to the run's first step")
     _add(verbs, "diff", "checkpoint_diff", "compare two checkpoints", DIFF, a={"metavar": "A"}, b={"metavar": "B"})
-    ends = {"start": {"metavar": "FROM"}, "end": {"metavar": "TO"}}
-    _add(
+    ends: dict[str, dict[str, Any]] = {"start": {"metavar": "FROM"}, "end": {"metavar": "TO", "nargs": "?"}}
+    replay = _add(
         verbs,
         "replay",
         "checkpoint_replay",
@@ -127,6 +132,8 @@ def add_parser(commands: Any) -> None:
         REPLAY,
         **ends,
     )
+    replay.add_argument("--spans", type=int, metavar="N", help="replay N spans, drawn at random")
+    replay.add_argument("--seed", type=int, metavar="S", help="draw the spans that an earlier call printed this for")
 
 
 def _add(verbs: Any, verb: str, module: str, summary: str, description: str, **paths: dict[str, Any]) -> Any:
