@@ -15,6 +15,9 @@ from torch import Tensor
 # Large enough that starting a message costs nothing, small enough that one travels while the next is packed.
 BUCKET_BYTES = 25 * 2**20
 
+# Otherwise NCCL chooses by its own estimate of speed, and with the algorithm the order of a sum changes.
+NCCL_DEFAULTS = {"NCCL_ALGO": "Ring", "NCCL_PROTO": "Simple"}
+
 Value = TypeVar("Value")
 
 
@@ -40,6 +43,9 @@ def init(device: torch.device) -> None:
     """
     if local_rank() is None:
         return
+    if device.type == "cuda":
+        for name, value in NCCL_DEFAULTS.items():
+            os.environ.setdefault(name, value)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 

@@ -20,6 +20,12 @@ from tqdm import tqdm
 
 from miipher2.atomic_io import sha256_of
 
+# They choose how the ring or tree is cut: chunks at other places are added from another rank on.
+NCCL_VARIABLES = (
+    *("NCCL_ALGO", "NCCL_PROTO", "NCCL_MIN_NCHANNELS", "NCCL_MAX_NCHANNELS", "NCCL_MIN_CTAS", "NCCL_MAX_CTAS"),
+    *("NCCL_NTHREADS", "NCCL_BUFFSIZE", "NCCL_CROSS_NIC", "NCCL_NET", "NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE"),
+)
+
 
 class _AboveProgressBar(logging.Handler):
     """Prints log lines above a progress bar."""
@@ -88,7 +94,14 @@ def describe_environment(device: torch.device, world_size: int = 1) -> dict[str,
         "world_size": str(world_size),
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+        **({"nccl": _describe_nccl()} if on_cuda and world_size > 1 else {}),
     }
+
+
+def _describe_nccl() -> str:
+    """Return NCCL's version and the variables in force on which the order of a sum over GPUs depends."""
+    release = ".".join(str(part) for part in torch.cuda.nccl.version())
+    return ", ".join([release, *(f"{name}={os.environ[name]}" for name in NCCL_VARIABLES if name in os.environ)])
 
 
 def describe_code(root: Path) -> dict[str, Any]:
