@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.audio_utils import mel_filter_bank, window_function
 
 from miipher2.models.encoder.from_pretrained import load_encoder
 from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd, log_mel_front_end
@@ -30,6 +31,14 @@ def test_log_mel_equals_that_of_transformers() -> None:
     torch.testing.assert_close(front_end(wave[None]), expected, atol=1e-3, rtol=0)
     longer = torch.cat([wave, torch.zeros(8000)])[None]
     torch.testing.assert_close(front_end(longer, torch.tensor([100]))[:, :100], expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("mels", [20, 80, 128])
+def test_window_and_filters_are_those_of_transformers_to_the_bit(mels: int) -> None:
+    front_end = LogMelFrontEnd(mels)
+    expected = mel_filter_bank(257, mels, 20, 8000, 16_000, mel_scale="kaldi", triangularize_in_mel_space=True)
+    assert torch.equal(front_end.filters, torch.from_numpy(expected).float())
+    assert torch.equal(front_end.window, torch.from_numpy(window_function(400, "povey", periodic=False)).float())
 
 
 def test_silence_is_finite() -> None:

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float32
-from scipy.signal import upfirdn
-from torch import Tensor
-from torchaudio.transforms import Resample
+from torch import Tensor, nn
 
 # The sharp Kaiser window of torchaudio's resampling tutorial ("kaiser_best"): aliases below -100 dB.
 ZERO_CROSSINGS, ROLLOFF, BETA = 64, 0.9475937167399596, 14.769656459379492
@@ -31,7 +29,9 @@ def resample(wave: Float32[np.ndarray, "time"], from_hz: int, to_hz: int) -> Flo
 
 
 @lru_cache(maxsize=16)
-def _resampler(from_hz: int, to_hz: int) -> Resample:
+def _resampler(from_hz: int, to_hz: int) -> nn.Module:
+    from torchaudio.transforms import Resample  # a third of a second, which recordings restored here need not pay
+
     return Resample(from_hz, to_hz, "sinc_interp_kaiser", ZERO_CROSSINGS, ROLLOFF, BETA)
 
 
@@ -82,6 +82,8 @@ class StreamResampler:
             with _one_thread(), torch.inference_mode():
                 phases = F.conv1d(torch.from_numpy(used)[:, None], _kernel(self._up, self._down), stride=self._down)
             return np.ascontiguousarray(phases.transpose(1, 2).reshape(len(used), -1).numpy())
+        from scipy.signal import upfirdn  # half a second
+
         # Sample n is centred on sample reach + n * down / up of the buffer, and the filter on its own middle.
         filtered = upfirdn(_filter(self._up, self._down), used, self._up, self._down)
         first = (2 * self._reach * self._up + -2 * self._reach * self._up % self._down) // self._down

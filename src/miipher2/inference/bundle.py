@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors.torch import save_file
-from transformers.utils import cached_file
 
 from miipher2.atomic_io import temporary_name
 from miipher2.config.paths import folder_or_hub_name
 from miipher2.inference.weights import Weights, WeightsFile
-from miipher2.models.encoder.from_pretrained import MODELS
 
 FORMAT = 1
 CONFIG, WEIGHTS, ENCODER = "bundle.json", "weights.safetensors", "encoder"
@@ -94,15 +91,14 @@ def load_bundle(folder: Path, root: Path) -> Weights:
 
 def _save_encoder(weights: Weights, name: str, folder: Path, dtype: torch.dtype) -> None:
     """Write the encoder, cut at its layer, in transformers' format."""
+    from miipher2.models.encoder.transformers_models import find_preprocessor, model_class
+
     revision = weights.settings.get("hubert_revision") if not Path(name).is_dir() else None
-    description, _ = transformers.PreTrainedConfig.get_config_dict(name, revision=revision)
-    model_class = MODELS[description["model_type"]]
-    config = model_class.config_class.from_pretrained(name, revision=revision)
+    kind = model_class(name, revision)
+    config = kind.config_class.from_pretrained(name, revision=revision)
     config.num_hidden_layers = weights.encoder.layers[-1]
-    model = model_class.from_pretrained(name, config=config, revision=revision, dtype=dtype)
+    model = kind.from_pretrained(name, config=config, revision=revision, dtype=dtype)
     model.save_pretrained(folder)
-    extractor = cached_file(
-        name, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
-    )
+    extractor = find_preprocessor(name, revision)
     if extractor is not None:
         shutil.copyfile(extractor, folder / "preprocessor_config.json")

@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 import uuid
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from miipher2.atomic_io import replace_durably, sha256_of, temporary_name
 from miipher2.inference.files import Task
@@ -114,7 +114,7 @@ def open_journal(restorer: Restorer, folder: Path) -> Journal:
         "settings": restorer.weights.settings,
         "lineage": restorer.weights.lineage,
         "device": str(restorer.device),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {"torch": torch.__version__, "transformers": version("transformers")},
     }
     temporary = folder / temporary_name(LINEAGE, journal.writer_id)
     temporary.write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n")

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 from torchaudio.functional import create_dct
-from transformers import Wav2Vec2BertModel
 
 from miipher2.config.schema import MaskedPredictionConfig, OptimConfig
 from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd, log_mel_front_end
@@ -30,6 +29,7 @@ class MaskedPredictionRecipe:
     """Trains a small w2v-BERT 2.0 from scratch on clean speech.
 
     Args:
+        model: as `build_mini_encoder` returns it.
         loss: `units` and `mel` weigh the two losses; `masked_share` of the frames is masked, in spans of `span_frames`.
         seed: of the masks and of the clustering.
 
@@ -41,7 +41,7 @@ class MaskedPredictionRecipe:
 
     def __init__(
         self,
-        model: Wav2Vec2BertModel,
+        model: Any,
         units: int,
         optim: OptimConfig,
         *,
@@ -125,7 +125,7 @@ class MaskedPredictionRecipe:
         """Write the encoder as `load_encoder` reads it; in float16, half the size."""
         front_end = {"mean": self.front_end.mean.tolist(), "std": self.front_end.std.tolist()}
         self.model.config.miipher2_front_end.update(front_end)
-        half = Wav2Vec2BertModel(self.model.config)
+        half = type(self.model)(self.model.config)
         half.load_state_dict(self.model.state_dict())
         half.half().save_pretrained(folder)
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import scipy
 import torch
 import torchaudio
-import transformers
 from tqdm import tqdm
 
 from miipher2.atomic_io import sha256_of
@@ -86,9 +84,9 @@ def describe_environment(device: torch.device, world_size: int = 1) -> dict[str,
         "torch": str(torch.__version__),
         "torchaudio": str(torchaudio.__version__),
         "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
+        "scipy": version("scipy"),
         "soundfile": version("soundfile"),  # its wheel contains libsndfile
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_cuda else "none",
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
         "world_size": str(world_size),

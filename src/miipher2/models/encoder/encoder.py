@@ -1,6 +1,6 @@
 """The frozen self-supervised encoder: a front end and the first layers of a model, with optional adapters.
 
-Knows the layers of transformers' HuBERT, WavLM, wav2vec 2.0 and w2v-BERT 2.0; knows nothing of training.
+Knows the layers of HuBERT, WavLM, wav2vec 2.0 and w2v-BERT 2.0, ours and transformers'; knows nothing of training.
 """
 
 import hashlib
@@ -158,13 +158,13 @@ class SpeechEncoder(nn.Module):
         def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
             outputs.append(output[0] if isinstance(output, tuple) else output)  # WavLM adds its position bias
 
-        hooks = [self.encoder.layers[number - 1].register_forward_hook(keep) for number in self.layers[:-1]]
+        hooks = [self.encoder.layers[number - 1].register_forward_hook(keep) for number in self.layers]
         try:
-            last = self.encoder(hidden, attention_mask=valid).last_hidden_state
+            self.encoder(hidden, attention_mask=valid)
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.cat([*outputs, last], -1) if outputs else last
+        return torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
 
     def forward(
         self,

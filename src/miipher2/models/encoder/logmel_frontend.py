@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float, Float32, Int
+from jaxtyping import Complex, Float, Float32, Float64, Int
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank, window_function
 
 from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
 
@@ -81,19 +80,9 @@ class LogMelFrontEnd(nn.Module):
             # Persistent: they are part of the encoder and of its digest.
             self.register_buffer("mean", _per_band("mean", mean, mels))
             self.register_buffer("std", _per_band("std", std, mels))
-        window = torch.from_numpy(window_function(400, "povey", periodic=False)).float()
-        filters = mel_filter_bank(
-            num_frequency_bins=257,
-            num_mel_filters=mels,
-            min_frequency=20,
-            max_frequency=SAMPLE_RATE_HZ // 2,
-            sampling_rate=SAMPLE_RATE_HZ,
-            norm=None,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )
+        window = torch.from_numpy(np.power(np.hanning(400), 0.85)).float()  # Povey's
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(_mel_filters(mels)).float(), persistent=False)
 
     @property
     def dim(self) -> int:
@@ -206,6 +195,21 @@ def log_mel_front_end(config: Any) -> LogMelFrontEnd:
             f"should be feature_projection_input_dim={config.feature_projection_input_dim}"
         )
     return front_end
+
+
+def _mel_filters(mels: int) -> Float64[np.ndarray, "257 mel"]:
+    """Return Kaldi's triangles, from 20 Hz to 8 kHz, over the bins of a spectrum of 512 values.
+
+    Source: transformers' `mel_filter_bank` with Kaldi's scale, to the bit.
+    """
+
+    def to_mel(frequency_hz: Any) -> Any:
+        return 1127.0 * np.log(1.0 + frequency_hz / 700.0)
+
+    edges = np.linspace(to_mel(20), to_mel(SAMPLE_RATE_HZ // 2), mels + 2)
+    slopes = edges[None] - to_mel(SAMPLE_RATE_HZ / 512 * np.arange(257))[:, None]
+    widths = np.diff(edges)
+    return np.maximum(0.0, np.minimum(-slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]))
 
 
 def _per_band(name: str, value: float | Sequence[float] | None, mels: int) -> Float[Tensor, " mel"]:

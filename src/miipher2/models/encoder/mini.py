@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
-
 from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd
+from miipher2.models.encoder.transformers_models import MODELS
 
 
 def build_mini_encoder(
@@ -19,8 +18,8 @@ def build_mini_encoder(
     mean: float | Sequence[float],
     std: float | Sequence[float],
     mirror: bool,
-) -> Wav2Vec2BertModel:
-    """Return an untrained encoder, initialised from the global generator, whose config describes its front end.
+) -> Any:
+    """Return an untrained Wav2Vec2BertModel, drawn from the global generator, whose config describes its front end.
 
     `save_pretrained` writes a folder that `load_encoder` reads. The encoder has no dropout, layerdrop, masking or mask
     embedding: pre-training masks the front end's frames itself.
@@ -37,7 +36,8 @@ def build_mini_encoder(
         "std": _to_json(std),
         "mirror": mirror,
     }
-    config = Wav2Vec2BertConfig(
+    model_class = MODELS["wav2vec2-bert"]
+    config = model_class.config_class(
         hidden_size=hidden_dim,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -51,7 +51,7 @@ def build_mini_encoder(
         mask_time_prob=0.0,
         miipher2_front_end=front_end,
     )
-    return Wav2Vec2BertModel(config)
+    return model_class(config)
 
 
 def _to_json(value: float | Sequence[float]) -> float | list[float]:
