@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from miipher2.config.load import load_config
 from miipher2.config.params import compose_config, compose_params
 from miipher2.config.paths import ROOT
-from miipher2.config.schema import GENERATORS, SCHEMAS, TRAINING_STAGES, VocoderConfig
+from miipher2.config.schema import GENERATORS, SCHEMAS, TRAINING_STAGES, AdapterConfig, VocoderConfig
 
 CONFIGS = sorted(path for stage in SCHEMAS for path in (ROOT / "configs" / stage).glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
@@ -45,6 +45,22 @@ def test_every_experiment_uses_one_encoder_and_layer_in_all_stages(name: str) ->
         ("optim.lr=-1", "optim.lr=-1.0: should be greater than 0"),
         ("optim_discriminator.lr=0", "optim_discriminator.lr=0.0: should be greater than 0"),
         ("optim.lr=nan", "optim.lr=nan: should be greater than 0"),
+        ("optim.lr=inf", "optim.lr=inf: should be finite"),
+        ("loss.mel=inf", "loss.mel=inf: should be finite"),
+        ("data.level_db=[-inf,inf]", "data.level_db=[-inf, inf]: should be finite"),
+        ("data.crop_seconds=inf", "data.crop_seconds=inf: should be a finite number greater than 0"),
+        ("seed=99999999999999999999", "seed=99999999999999999999: should be from -2**63 to 2**64 - 1"),
+        ("runtime.device=gpu", "runtime.device=gpu: should be auto, cpu, cuda or cuda:<index>"),
+        ("runtime.launch=", "runtime.launch='': should not be empty"),
+        ("model.hubert_model_name=", "model.hubert_model_name='': should not be empty"),
+        ("name=", "name='': should be one or more file names"),
+        ("checkpoint.resume_from=true", "checkpoint.resume_from=True: should be the path of a checkpoint, or null"),
+        ("checkpoint.resume_from=200", "checkpoint.resume_from=200: should be the path of a checkpoint, or null"),
+        ("checkpoint.resume_from=[null]", "checkpoint.resume_from=[None]: should be the path of a checkpoint"),
+        ("checkpoint.resume_from={train_adapter: [x]}", "checkpoint.resume_from={'train_adapter': ['x']}: should be"),
+        ("checkpoint.resume_from=", "checkpoint.resume_from='': should be the path of a checkpoint, or null"),
+        ("+resume_from=x", "resume_from"),
+        ("+checkpoint.resume_fron=x", "resume_fron"),
         ("optim.betas=[0.9]", "optim.betas=[0.9]: should be two numbers from 0 to below 1"),
         ("ema_decay=1.5", "ema_decay=1.5: should be from 0 to 1"),
         ("loss.mel=-1", "loss.mel=-1.0: should be at least 0"),
@@ -77,6 +93,11 @@ def test_a_wrong_key_or_value_stops_at_once_and_is_named(override: str, message:
     with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as caught:
         load()
     assert message in str(caught.value)
+
+
+def test_an_infinite_gradient_norm_clips_nothing_and_is_allowed() -> None:
+    composed = compose_config("adapter_mini", ["optim.max_grad_norm=inf"], group="train_adapter")
+    assert load_config(composed, "train_adapter", AdapterConfig).optim.max_grad_norm == float("inf")
 
 
 def test_the_configuration_is_dataclasses_down_to_the_last_section() -> None:

@@ -71,6 +71,19 @@ def test_a_value_out_of_range_stops_before_any_output_is_removed(clone: Clone) -
     assert [path.read_bytes() for path in published] == before
 
 
+def test_an_unknown_key_at_any_level_is_no_fresh_run(clone: Clone) -> None:
+    live = clone.live()
+    for setting in ("+resume_from=exp/adapter_mini/checkpoint_4.pt", "+checkpoint.resume_fron=x"):
+        output = clone.experiment("train_adapter.seed=5", setting, check=False)
+        assert f"{setting[1:].partition('=')[0]}: no such key" in output
+        assert not is_run("train_adapter", output)
+    clone.run("git", "checkout", "-q", "params.yaml", "dvc.lock")
+    params = clone.root / "params.yaml"
+    params.write_text(params.read_text() + "resume_from: exp/adapter_mini/checkpoint_4.pt\n")
+    assert "resume_from: no such key" in clone.dvc("repro", check=False)
+    assert clone.live() == live
+
+
 @pytest.mark.parametrize(
     ("command", "setting"),
     [

@@ -1,5 +1,6 @@
 """The `miipher2` command: each subcommand parses its options and calls the packages below it.
 
+arguments           types of command-line values
 main                the parser of the whole command; errors in one line
 restore             restore recordings; the options of every command that restores
 export              a bundle, and ONNX graphs

@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
+
+from miipher2.cli.arguments import path
 
 EXAMPLES = """\
 examples:
@@ -139,7 +140,7 @@ def add_parser(commands: Any) -> None:
 def _add(verbs: Any, verb: str, module: str, summary: str, description: str, **paths: dict[str, Any]) -> Any:
     parser = verbs.add_parser(verb, help=summary, description=description)
     for name, settings in paths.items():
-        parser.add_argument(name, type=Path, **settings)
+        parser.add_argument(name, type=path, **settings)
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.set_defaults(run=_lazily(f"miipher2.cli.{module}"))
     return parser

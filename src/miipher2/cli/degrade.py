@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miipher2.atomic_io import write_atomically
+from miipher2.cli.arguments import MAX_SEED, path, text, whole
 
 if TYPE_CHECKING:
     from miipher2.config.schema_data import DegradationConfig
@@ -37,11 +38,15 @@ OUTPUT_SUFFIXES = (".wav", ".flac")
 def add_parser(commands: Any) -> None:
     """Add `degrade` to the command line."""
     parser = commands.add_parser("degrade", help="degrade recordings, for test sets", description=DEGRADE)
-    parser.add_argument("source", type=Path, metavar="IN", help="a recording, or a folder of recordings")
-    parser.add_argument("target", type=Path, metavar="OUT", help="output file or folder; existing files are replaced")
-    parser.add_argument("--config", required=True, help="a name in configs/degradation/, or a YAML file of that form")
-    parser.add_argument("--seed", type=int, default=0, help="of the degradations (default: 0)")
-    parser.add_argument("--prepared", metavar="DIR", default=PREPARED, help=f"prepared data (default: {PREPARED})")
+    parser.add_argument("source", type=path, metavar="IN", help="a recording, or a folder of recordings")
+    parser.add_argument("target", type=path, metavar="OUT", help="output file or folder; existing files are replaced")
+    parser.add_argument(
+        "--config", type=text, required=True, help="a name in configs/degradation/, or a YAML file of that form"
+    )
+    parser.add_argument("--seed", type=whole(-MAX_SEED), default=0, help="of the degradations (default: 0)")
+    parser.add_argument(
+        "--prepared", type=text, metavar="DIR", default=PREPARED, help=f"prepared data (default: {PREPARED})"
+    )
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"), help="of its noises and rooms")
     parser.set_defaults(run=run)
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miipher2.cli.arguments import text
 from miipher2.cli.restore import add_restore_options, load_restorer, restore_options, weights_folders
 from miipher2.inference.options import PRECISIONS
 
@@ -45,7 +46,9 @@ def add_parser(commands: Any) -> None:
     """Add `demo` to the command line."""
     parser = commands.add_parser("demo", help="try it in a browser: play and see before and after", description=DEMO)
     add_restore_options(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this host only)")
+    parser.add_argument(
+        "--host", type=text, default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this host only)"
+    )
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to listen on (default: 7860)")
     parser.set_defaults(run=run)
 

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miipher2.cli.arguments import number, path, text, whole
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -38,19 +40,26 @@ EXAMPLES, RESAMPLES, CONFIDENCE = 6, 2000, 0.95
 def add_parser(commands: Any) -> None:
     """Add `evaluate` to the command line."""
     parser = commands.add_parser("evaluate", help="measure restored speech", description=EVALUATE)
-    parser.add_argument("clean", metavar="CLEAN", help="the clean recording, a folder of them, or - for none")
-    parser.add_argument("degraded", type=Path, metavar="DEGRADED", help="the same, degraded")
-    parser.add_argument("restored", type=Path, metavar="RESTORED", help="the same, restored")
-    parser.add_argument("--system", action="append", default=[], metavar="NAME=PATH", help="another system's output")
-    parser.add_argument("--metrics", metavar="A,B", help="only these (default: all)")
     parser.add_argument(
-        "--rate", type=int, metavar="HZ", help="resample everything to this rate (default: no resampling)"
+        "clean", type=text, metavar="CLEAN", help="the clean recording, a folder of them, or - for none"
+    )
+    parser.add_argument("degraded", type=path, metavar="DEGRADED", help="the same, degraded")
+    parser.add_argument("restored", type=path, metavar="RESTORED", help="the same, restored")
+    parser.add_argument("--system", action="append", default=[], metavar="NAME=PATH", help="another system's output")
+    parser.add_argument("--metrics", type=text, metavar="A,B", help="only these (default: all)")
+    parser.add_argument(
+        "--rate",
+        type=whole(1000, 768_000),
+        metavar="HZ",
+        help="resample everything to this rate (default: no resampling)",
     )
     parser.add_argument("--language", default="", metavar="EN", help="of the speech; `characters` needs en")
-    parser.add_argument("--max-delay", type=float, default=0.1, metavar="S", help="largest delay of a system (0.1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
     parser.add_argument(
-        "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="for CSV, JSON and the page (evaluation/)"
+        "--max-delay", type=number(0, 60), default=0.1, metavar="S", help="largest delay of a system (0.1)"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the bootstrap (0)")
+    parser.add_argument(
+        "--out", type=path, default=Path("evaluation"), metavar="DIR", help="for CSV, JSON and the page (evaluation/)"
     )
     parser.set_defaults(run=run)
 
@@ -209,6 +218,8 @@ def _other_systems(words: list[str]) -> dict[str, Path]:
         name, separator, path = word.partition("=")
         if not (separator and name and path):
             raise ValueError(f"--system {word}: should be NAME=PATH")
+        if "/" in name or not name.isprintable():
+            raise ValueError(f"--system {word}: the name {name!r} should have no / or line break")
         if name in systems or name in ("clean", "degraded", "restored", BASELINE):
             raise ValueError(f"--system {word}: the name '{name}' is already used; should be another one")
         systems[name] = Path(path)

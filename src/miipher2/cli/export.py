@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
+from miipher2.cli.arguments import path
 from miipher2.cli.restore import ADAPTER, VOCODER
 
 EXPORT = """\
@@ -20,9 +20,9 @@ examples:
 def add_parser(commands: Any) -> None:
     """Add `export` to the command line."""
     parser = commands.add_parser("export", help="write one folder that restores", description=EXPORT)
-    parser.add_argument("folder", type=Path, metavar="OUT", help="a new folder")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help=f"published by stage 1 (default: {ADAPTER})")
-    parser.add_argument("--vocoder", type=Path, metavar="DIR", help=f"published by stage 3 (default: {VOCODER})")
+    parser.add_argument("folder", type=path, metavar="OUT", help="a new folder")
+    parser.add_argument("--adapter", type=path, metavar="DIR", help=f"published by stage 1 (default: {ADAPTER})")
+    parser.add_argument("--vocoder", type=path, metavar="DIR", help=f"published by stage 3 (default: {VOCODER})")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of the stored weights (bf16)")
     parser.add_argument("--encoder", choices=("include", "reference"), default="include", help="(include)")
     parser.add_argument("--onnx", action="store_true", help="also write encoder.onnx and vocoder.onnx (extra onnx)")
@@ -56,6 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.onnx:
         export_graphs(weights, arguments.folder)
-    for path in sorted(path for path in arguments.folder.rglob("*") if path.is_file()):
-        sys.stdout.write(f"{path.stat().st_size / 1e6:8.1f} MB  {path}\n")
+    for file in sorted(each for each in arguments.folder.rglob("*") if each.is_file()):
+        sys.stdout.write(f"{file.stat().st_size / 1e6:8.1f} MB  {file}\n")
     return 0

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miipher2.cli.arguments import name_part, path, text, whole
 from miipher2.inference.options import RestoreOptions
 
 if TYPE_CHECKING:
@@ -45,25 +46,29 @@ examples:
 def add_parser(commands: Any) -> None:
     """Add `restore` to the command line."""
     parser = commands.add_parser("restore", help="restore recordings", description=RESTORE)
-    parser.add_argument("source", type=Path, metavar="IN", help="a recording, a folder of recordings, or a list")
-    parser.add_argument("target", type=Path, metavar="OUT", help="output file or folder; existing files are replaced")
+    parser.add_argument("source", type=path, metavar="IN", help="a recording, a folder of recordings, or a list")
+    parser.add_argument("target", type=path, metavar="OUT", help="output file or folder; existing files are replaced")
     add_restore_options(parser)
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="reading and writing threads, each (2)")
     parser.add_argument("--format", choices=("wav", "flac", "ogg"), help="output format for a folder or a list")
-    parser.add_argument("--suffix", default="", metavar="TEXT", help="added to each name, before the dot")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do part I of N, for job arrays")
-    parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (local starts one on this machine)")
-    parser.add_argument("--actors", type=int, default=1, metavar="N", help="restorers on the Ray cluster (1)")
+    parser.add_argument(
+        "--suffix", type=name_part, default="", metavar="TEXT", help="added to each name, before the dot"
+    )
+    parser.add_argument("--shard", type=text, default="1/1", metavar="I/N", help="do part I of N, for job arrays")
+    parser.add_argument(
+        "--ray", type=text, metavar="ADDRESS", help="run on a Ray cluster (local starts one on this machine)"
+    )
+    parser.add_argument("--actors", type=whole(1), default=1, metavar="N", help="restorers on the Ray cluster (1)")
     parser.set_defaults(run=run)
 
 
 def add_restore_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that restores: which weights, and `RestoreOptions`."""
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help=f"written by `miipher2 export` (default: {SHIPPED}, which ships)"
+        "--bundle", type=path, metavar="DIR", help=f"written by `miipher2 export` (default: {SHIPPED}, which ships)"
     )
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help=f"instead, published by stage 1, such as {ADAPTER}")
-    parser.add_argument("--vocoder", type=Path, metavar="DIR", help=f"and published by stage 3, such as {VOCODER}")
+    parser.add_argument("--adapter", type=path, metavar="DIR", help=f"instead, published by stage 1, such as {ADAPTER}")
+    parser.add_argument("--vocoder", type=path, metavar="DIR", help=f"and published by stage 3, such as {VOCODER}")
     for each in fields(RestoreOptions):
         name = f"--{each.name.replace('_', '-')}"
         parser.add_argument(name, type=type(each.default), default=each.default, **each.metadata)
@@ -106,6 +111,8 @@ def load_restorer(folders: dict[str, str | None], options: RestoreOptions) -> "R
 
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {options.device}: PyTorch finds no CUDA device; leave it out to use the CPU")
+    if options.device.startswith("cuda:") and int(options.device[5:]) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"--device {options.device}: PyTorch finds {count} CUDA devices, counted from 0")
     if folders["adapter"] is not None and folders["vocoder"] is not None:
         return Restorer.from_published(folders["adapter"], folders["vocoder"], options, root=ROOT)
     return Restorer.from_bundle(folders["bundle"] or ROOT / SHIPPED, options, root=ROOT)

@@ -1,5 +1,7 @@
 """Dataclass fields that declare their range, and the base class that checks them."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import field, fields
 from typing import Any
@@ -34,19 +36,21 @@ class Section:
             check: Callable[[Any], str | None] | None = each.metadata.get("check")
             value = getattr(self, each.name)
             # OmegaConf builds nested defaults before any value is known.
-            if check is not None and value is not None and value != MISSING:
-                expected = check(value)
-                if expected is not None:
-                    self.reject(each.name, expected)
+            if value is None or value == MISSING:
+                continue
+            if check is not None and (expected := check(value)) is not None:
+                self.reject(each.name, expected)
+            if not each.metadata.get("may_be_infinite") and not _is_finite(value):
+                self.reject(each.name, "should be finite")
 
     def reject(self, key: str, expected: str) -> None:
         """Raise ConfigValueError for one field."""
         raise ConfigValueError(self, key, getattr(self, key), expected)
 
 
-def positive(default: Any = MISSING) -> Any:
+def positive(default: Any = MISSING, *, may_be_infinite: bool = False) -> Any:
     """Declare a number greater than 0."""
-    return _checked(default, lambda value: None if value > 0 else "should be greater than 0")
+    return _checked(default, lambda value: None if value > 0 else "should be greater than 0", may_be_infinite)
 
 
 def at_least(low: int | float, default: Any = MISSING) -> Any:
@@ -76,6 +80,23 @@ def file_or_none(content: str) -> Any:
 def run_name() -> Any:
     """Declare the name of a run, whose folder is `exp/<name>`."""
     return _checked(MISSING, find_name_problem)
+
+
+def any_seed() -> Any:
+    """Declare the seed of random generators, as PyTorch takes it."""
+    return _checked(MISSING, lambda value: None if -(2**63) <= value < 2**64 else "should be from -2**63 to 2**64 - 1")
+
+
+def on_device(*more: str) -> Any:
+    """Declare where tensors are: `more`, cpu, cuda or one CUDA device."""
+    expected = f"should be {', '.join((*more, 'cpu'))}, cuda or cuda:<index>"
+    is_device = re.compile(r"cpu|cuda(:\d+)?").fullmatch
+    return _checked(MISSING, lambda value: None if value in more or is_device(value) else expected)
+
+
+def non_empty(default: Any = MISSING) -> Any:
+    """Declare a text that is not empty, as an unset shell variable is."""
+    return _checked(default, lambda value: None if value else "should not be empty")
 
 
 def one_of(*allowed: str, default: Any = MISSING) -> Any:
@@ -108,15 +129,22 @@ def whole_frames(default: Any = MISSING) -> Any:
     """Declare a positive duration in seconds that is a whole number of 20 ms frames."""
 
     def check(seconds: int | float) -> str | None:
-        if seconds <= 0:
-            return "should be greater than 0"
+        if not 0 < seconds < math.inf:
+            return "should be a finite number greater than 0"
         return None if seconds * 50 == round(seconds * 50) else "should be a whole number of frames of 0.02 s"
 
     return _checked(default, check)
 
 
-def _checked(default: Any, check: Callable[[Any], str | None]) -> Any:
-    metadata = {"check": check}
+def _is_finite(value: Any) -> bool:
+    """Return whether a number, or each in a list or mapping, is finite; what is no number counts as finite."""
+    if isinstance(value, list | dict):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _checked(default: Any, check: Callable[[Any], str | None], may_be_infinite: bool = False) -> Any:
+    metadata = {"check": check, "may_be_infinite": may_be_infinite}
     if isinstance(default, list | tuple):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -16,6 +16,15 @@ from miipher2.config.schema_data import PrepareDataConfig
 Config = TypeVar("Config", bound=Section)
 
 
+# The keys of params.yaml ("") and of the sections in it that have no schema.
+DERIVED = ("resume", "resume_param", "encoder_folder")
+PIPELINE: dict[str, set[str]] = {
+    "": {"data", "evaluate", "checkpoint", "configs_digest", "overrides", *DERIVED, *TRAINING_STAGES},
+    "checkpoint": {"resume_from"},
+    **{section: {*TRAINING_STAGES} for section in DERIVED},
+}
+
+
 def is_pipeline(composed: DictConfig) -> bool:
     """Return whether this is params.yaml, with every stage in it, and not the configuration of one stage."""
     return "resume_param" in composed
@@ -40,6 +49,18 @@ def load_config(composed: DictConfig, stage: str, schema: type[Config]) -> Confi
         resume_routing.check_unchanged(stage, composed)
         merged.checkpoint.resume_from = composed.resume[stage]["from"]
     return to_dataclass(merged)
+
+
+def check_keys(params: DictConfig) -> None:
+    """Check that params.yaml has no unknown key, beside those in the sections that have a schema.
+
+    Raises:
+        ValueError: it has one; names it.
+    """
+    for section, known in PIPELINE.items():
+        if unknown := [key for key in (params[section] if section else params) if key not in known]:
+            key = f"{section}.{unknown[0]}" if section else unknown[0]
+            raise ValueError(f"{key}: no such key; should be one of {', '.join(sorted(known))}")
 
 
 def check_pipeline(params: DictConfig) -> None:

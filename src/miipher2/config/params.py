@@ -1,5 +1,6 @@
 """params.yaml: composed from configs/ as `dvc exp run` does it, and checked: whether it is stale, and its values."""
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from miipher2.config.command import (
     recorded_overrides,
     with_flags,
 )
-from miipher2.config.load import check_pipeline, load_config
+from miipher2.config.load import check_keys, check_pipeline, load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.resume_routing import check_unchanged, configs_digest, find_checkpoint, requested_for
 from miipher2.config.schema import SCHEMAS, TRAINING_STAGES
@@ -122,8 +123,10 @@ def find_wrong_value(params: DictConfig) -> str | None:
             if stage in params:
                 load_config(params, stage, schema)
         except (ValueError, OmegaConfBaseException) as error:
-            return f"{stage}.{message_of(error).removeprefix(f'{stage}.')}"
+            message = message_of(error).removeprefix(f"{stage}.")
+            return f"{stage}.{message}" if re.match(r"[\w.]+[=:]", message) else f"{stage}: {message}"
     try:
+        check_keys(params)
         check_pipeline(params)
     except ValueError as error:
         return str(error)

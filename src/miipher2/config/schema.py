@@ -10,8 +10,11 @@ from omegaconf import MISSING
 from miipher2.config.fields import (
     Section,
     all_positive,
+    any_seed,
     at_least,
     file_or_none,
+    non_empty,
+    on_device,
     one_of,
     positive,
     run_name,
@@ -47,7 +50,7 @@ class OptimConfig(Section):
     lr: float = positive()
     weight_decay: float = at_least(0)
     betas: list[float] = MISSING
-    max_grad_norm: float = positive()
+    max_grad_norm: float = positive(may_be_infinite=True)  # infinite: no clipping
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ def as_layers(layer: Any) -> tuple[int, ...]:
 
 @dataclass
 class EncoderConfig(Section):
-    hubert_model_name: str = MISSING  # a hub name, or a local folder as transformers writes it
+    hubert_model_name: str = non_empty()  # a hub name, or a local folder as transformers writes it
     hubert_revision: str | None = None  # commit of the hub repository
     hubert_layer: Any = MISSING  # a number, or several, ascending: their features side by side
     adapter_hidden_dim: int | None = positive(None)  # None: the frozen encoder alone
@@ -178,16 +181,18 @@ class WandbConfig(Section):
 
 @dataclass
 class RuntimeConfig(Section):
-    device: str = MISSING  # auto, cpu, cuda or cuda:1
+    device: str = on_device("auto")
     deterministic: bool = MISSING
     threads: int | None = positive(None)
-    launch: str = "python"  # what starts the script under DVC: a launcher with its options for several processes
+    launch: str = non_empty(
+        "python"
+    )  # what starts the script under DVC: a launcher with its options for several processes
 
 
 @dataclass
 class TrainingConfig(Section):
     name: str = run_name()
-    seed: int = MISSING
+    seed: int = any_seed()
     steps: int = positive()
     batch_size: int = positive()
     precision: str = one_of("fp32", "bf16")
@@ -278,7 +283,7 @@ class MaskedPredictionConfig(TrainingConfig):
 
 @dataclass
 class EvaluateConfig(Section):
-    seed: int = MISSING
+    seed: int = any_seed()
     prepared: str = MISSING
     split: str = one_of("train", "valid", "test")
     utterances: int = positive()
@@ -294,7 +299,7 @@ class EvaluateConfig(Section):
     gate: dict[str, float] = field(default_factory=dict)  # metric -> what a system may lose against degraded
     snr_bands_db: list[float] = MISSING
     report_examples: int = at_least(0)
-    device: str = MISSING
+    device: str = on_device()
 
 
 @dataclass(frozen=True)

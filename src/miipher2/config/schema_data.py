@@ -7,9 +7,11 @@ from omegaconf import MISSING
 
 from miipher2.config.fields import (
     Section,
+    any_seed,
     at_least,
     in_one_line,
     interval,
+    non_empty,
     one_of,
     positive,
     share,
@@ -164,20 +166,20 @@ class CorpusConfig(Section):
 
 @dataclass
 class PrepareDataConfig(Section):
-    source: str = MISSING  # the folder that DVC tracks
+    source: str = non_empty()  # the folder that DVC tracks
     layout: str = one_of(*CORPUS_LAYOUTS, default="folder")
     subsets: list[str] | None = None  # parts of the corpus; null: the layout's default
     corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # a mixture, instead of `layout`
     prepared: str = MISSING
-    seed: int = MISSING
+    seed: int = any_seed()
     held_out: str | None = None
     splits: str = one_of("published", "rule", default="published")  # rule: by digest, published or not
-    by_speaker_from: int = 40  # from so many speakers on, each is in one split only
+    by_speaker_from: int = at_least(0, 40)  # from so many speakers on, each is in one split only
     on_bad_file: str = one_of("error", "skip", default="error")
     noise_folder: str | None = None
     rooms_folder: str | None = None
-    noise_files: int = MISSING
-    rooms: int = MISSING
+    noise_files: int = at_least(0)
+    rooms: int = at_least(0)
 
     def check_prepared(self, root: Path) -> None:
         """Check that the folder `prepared` may be replaced.

@@ -80,6 +80,8 @@ def check_systems(systems: Mapping[str, str]) -> Mapping[str, str]:
         ValueError: one is not a folder, or has a reserved name.
     """
     for name, folder in systems.items():
+        if "/" in name or not name.isprintable():
+            raise ValueError(f"evaluate.systems: the name {name!r} should have no / or line break")
         if name in ("clean", "degraded", "improvement", BASELINE, *TRAINED):
             raise ValueError(f"evaluate.systems.{name}: the name '{name}' is reserved; should be another one")
         if not (ROOT / folder).is_dir():

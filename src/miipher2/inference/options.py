@@ -1,5 +1,6 @@
 """The options of a restoration, for Python, the command line, Ray and the demo page. Loads neither torch nor NumPy."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,7 @@ from miipher2.config.schema_data import FRAMES_PER_SECOND
 
 PRECISIONS = ("fp32", "bf16")
 LEVELS = ("input", "model")
+MAX_SECONDS = 86_400  # of a chunk or window
 FADE_FRAMES = 20  # over which one window's features fade into the next one's
 CONTEXT_FRAMES = 64  # at least, on both sides of a fade: the reach of HuBERT's positional convolution
 
@@ -37,6 +39,11 @@ class RestoreOptions:
             raise ValueError(f"level {self.level!r}; should be one of {', '.join(LEVELS)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}; should be one of {', '.join(PRECISIONS)}")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device {self.device!r}; should be cpu, cuda or cuda:<index>")
+        for name in ("chunk_seconds", "window_seconds", "overlap_seconds"):
+            if not 0 < getattr(self, name) <= MAX_SECONDS:
+                raise ValueError(f"{name} {getattr(self, name)}; should be greater than 0 and at most {MAX_SECONDS}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size {self.batch_size}; should be at least 1")
         if self.chunk_frames < 1:
