@@ -44,8 +44,10 @@ def by_hand(name: str) -> str:
     """Return the line with which stages/train_adapter.py refuses a name."""
     config = copy.deepcopy(composed("train_adapter"))
     config.name = name
-    with pytest.raises(ValueError, match=r"^name=") as caught:
-        run_stage(config, "train_adapter")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("miipher2.training.stage.log_to_stdout", lambda level: None)  # for good, or other tests print too
+        with pytest.raises(ValueError, match=r"^name=") as caught:
+            run_stage(config, "train_adapter")
     return str(caught.value)
 
 
