@@ -63,7 +63,7 @@ def work(rank: int, count: int, port: int, options: argparse.Namespace, results:
     """Be one of the processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    composed = compose_config(options.config, ["runtime.threads=1"], group="train_adapter")
+    composed = compose_config(options.config, ["runtime.threads=1", "precision=bf16"], group="train_adapter")
     config = load_config(composed, "train_adapter", AdapterConfig)
     device = start_runtime("auto", True, 1, rank)
     distributed.init(device)

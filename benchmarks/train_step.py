@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from miipher2.config.paths import ROOT
 from miipher2.config.schema import SCHEMAS
 from miipher2.data.dataloader import make_batches
 from miipher2.data.prepared import PreparedData
+from miipher2.models.precision import choose_precision, set_tf32
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.training.environment import start_runtime
@@ -120,6 +122,8 @@ def ours(options: argparse.Namespace, overrides: list[str], device: torch.device
     if recipe is VocoderRecipe:
         settings += ["loss.adversarial_from_step=0", "init_from.adapter=null", "init_from.vocoder=null"]
     config: Any = load_config(compose_config(name, [*settings, *overrides], group=stage), stage, SCHEMAS[stage])
+    config = replace(config, precision=choose_precision(config.precision, device))
+    set_tf32(config.precision)
     return config, recipe.from_config(config, device, ROOT)
 
 

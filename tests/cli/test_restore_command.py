@@ -103,10 +103,10 @@ def test_changed_inputs_outputs_options_and_weights_are_restored_again(
     assert restore() == "1 restored, 2 already there"
     (tmp_path / "out/deep/b.flac").unlink()
     assert restore() == "1 restored, 2 already there"
-    assert restore("--precision", "bf16") == "3 restored"  # options
-    assert restore("--precision", "bf16") == "0 restored, 3 already there"
+    assert restore("--level", "model") == "3 restored"  # options
+    assert restore("--level", "model") == "0 restored, 3 already there"
     publish_all(Path(str(weights_args[1])).parent, "hubert", absolute=True, seed=1)  # weights
-    assert restore("--precision", "bf16") == "3 restored"
+    assert restore("--level", "model") == "3 restored"
 
 
 def test_lineage_records_weights_training_and_options(

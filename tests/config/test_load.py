@@ -65,7 +65,7 @@ def test_every_experiment_uses_one_encoder_and_layer_in_all_stages(name: str) ->
         ("ema_decay=1.5", "ema_decay=1.5: should be from 0 to 1"),
         ("loss.mel=-1", "loss.mel=-1.0: should be at least 0"),
         ("model.generator.kernels=[]", "model.generator.kernels=[]: should list numbers greater than 0"),
-        ("precision=fp16", "precision=fp16: should be one of fp32, bf16"),
+        ("precision=fp16", "precision=fp16: should be one of auto, fp32, tf32, bf16"),
         ("model.hubert_layer=0", "model.hubert_layer=0"),
         ("model.hubert_layer=three", "model.hubert_layer=three"),
         ("model.hubert_layer=[3,1]", "model.hubert_layer=[3, 1]"),

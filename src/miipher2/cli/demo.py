@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from miipher2.cli.arguments import text
 from miipher2.cli.restore import add_restore_options, load_restorer, restore_options, weights_folders
-from miipher2.inference.options import PRECISIONS
+from miipher2.config.schema_data import PRECISIONS
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -226,7 +226,12 @@ def _restore_file(
     picture_after, _ = log_mel_picture(_read_beginning(target, rate_hz), rate_hz, "After", peak_db)
     copy = gr.processing_utils.save_file_to_cache(target, gr.utils.get_upload_folder())
     speed = f"in {seconds:.1f} s, {outcome.seconds / seconds:.1f} x real time"
-    return copy, picture_before, picture_after, f"{describe(str(target))}; {speed}, on {restorer.device}"
+    return (
+        copy,
+        picture_before,
+        picture_after,
+        f"{describe(str(target))}; {speed}, on {restorer.device} in {restorer.options.precision}",
+    )
 
 
 def _read_beginning(path: Path, sample_rate_hz: int) -> "np.ndarray":

@@ -23,6 +23,7 @@ from miipher2.config.fields import (
 )
 from miipher2.config.schema_data import (
     FRAMES_PER_SECOND,
+    PRECISIONS,
     SAMPLE_RATE_HZ,
     DataConfig,
     DegradationConfig,
@@ -195,7 +196,7 @@ class TrainingConfig(Section):
     seed: int = any_seed()
     steps: int = positive()
     batch_size: int = positive()
-    precision: str = one_of("fp32", "bf16")
+    precision: str = one_of(*PRECISIONS)
     validation_batches: int = positive()
     log_interval: int = positive()
     validation_interval: int = positive()

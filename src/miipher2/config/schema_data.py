@@ -23,6 +23,7 @@ from miipher2.config.paths import check_output
 SAMPLE_RATE_HZ = 16_000  # of the encoder's input and of all degradations
 FRAMES_PER_SECOND = 50  # of every encoder's features
 HOP_SAMPLES = SAMPLE_RATE_HZ // FRAMES_PER_SECOND
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")  # see models/precision.py
 CODECS = ("mp3", "vorbis", "opus", "a_law", "mu_law", "gsm", "adpcm")
 CONCEALMENTS = ("silence", "repeat")
 MAX_BABBLE_VOICES = 16

@@ -31,7 +31,7 @@ def run_evaluation(config: EvaluateConfig) -> None:
     """Restore and measure the held-out utterances; write metrics, the summary, a row for each of them, and the page."""
     restorers = {
         name: Restorer.from_published(
-            config.adapter, getattr(config, name), root=ROOT, device=config.device, level="model"
+            config.adapter, getattr(config, name), root=ROOT, device=config.device, level="model", precision="fp32"
         )
         for name in TRAINED
     }

@@ -28,7 +28,7 @@ class Networks:
     """Encoder with adapters, and vocoder, on a device.
 
     Args:
-        precision: "fp32", or "bf16" for autocast to bfloat16.
+        precision: "fp32" or "tf32", or "bf16" for autocast to bfloat16.
         chunk_frames: frames of a vocoder chunk, and how many the front end makes at once: bounds memory.
     """
 

@@ -4,9 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from miipher2.config.schema_data import FRAMES_PER_SECOND
+from miipher2.config.schema_data import FRAMES_PER_SECOND, PRECISIONS
 
-PRECISIONS = ("fp32", "bf16")
 LEVELS = ("input", "model")
 MAX_SECONDS = 86_400  # of a chunk or window
 FADE_FRAMES = 20  # over which one window's features fade into the next one's
@@ -27,7 +26,7 @@ class RestoreOptions:
     """
 
     device: str = _option("cpu", "cpu, cuda or cuda:1")
-    precision: str = _option("fp32", "of the networks", choices=PRECISIONS)
+    precision: str = _option("auto", "of the networks; auto: bf16 on a GPU that has it, else fp32", choices=PRECISIONS)
     batch_size: int = _option(1, "windows per batch, from any recordings and channels", metavar="N")
     chunk_seconds: int | float = _option(10.0, "length of the vocoder's chunks; bounds memory", metavar="S")
     window_seconds: int | float = _option(20.0, "length of the encoder's attention windows", metavar="S")

@@ -15,6 +15,7 @@ from miipher2.inference.bundle import load_bundle
 from miipher2.inference.options import RestoreOptions
 from miipher2.inference.streaming import AudioSource, Block, RecordingStream, StreamLayout, WindowGrid
 from miipher2.inference.weights import Weights, load_published
+from miipher2.models.precision import choose_precision, set_tf32
 
 
 class Restorer:
@@ -34,6 +35,9 @@ class Restorer:
     def __init__(self, weights: Weights, options: RestoreOptions | None = None) -> None:
         self.weights, self.options = weights, options or RestoreOptions()
         self.device = torch.device(self.options.device)
+        is_auto_on_cpu = (self.options.precision, self.device.type) == ("auto", "cpu")  # every CPU restores alike
+        precision = "fp32" if is_auto_on_cpu else choose_precision(self.options.precision, self.device)
+        self.options = replace(self.options, precision=precision)  # what runs, as the journal records it
         self.encoder = weights.encoder.to(self.device).eval()
         self.normaliser = weights.normaliser.to(self.device).eval()
         self.vocoder = weights.vocoder.to(self.device).eval()
@@ -127,6 +131,7 @@ class Restorer:
 
     def restore_streams(self, streams: Iterable[RecordingStream]) -> Iterator[tuple[RecordingStream, Block | None]]:
         """Yield the restored blocks of opened recordings, and None when one is done or has failed (`failure`)."""
+        set_tf32(self.options.precision)
         return restore_streams(self.networks, streams, self.options.batch_size)
 
     def features(self, wave_16k: Float32[np.ndarray, "time"], adapted: bool = True) -> Float32[np.ndarray, "frame dim"]:

@@ -2,4 +2,5 @@
 
 encoder     from 16 kHz waves to features
 vocoder     from features to waves
+precision   float32, TF32 or bfloat16
 """

@@ -25,7 +25,7 @@ class AdapterRecipe:
     Args:
         encoder: with adapters, on the device to train on.
         loss_weights: of `l1`, `l2` and `spectral_convergence`.
-        precision: `fp32` or `bf16` (autocast).
+        precision: as `choose_precision` returns it; `bf16` is autocast.
 
     Source: Karita et al. 2025, Miipher-2 (arXiv:2505.04457), section 2; loss of Koizumi et al. 2023 (arXiv:2303.01664).
     """
@@ -46,6 +46,7 @@ class AdapterRecipe:
         self.device = next(encoder.parameters()).device
         self.normaliser = FeatureNormaliser(encoder.dim).to(self.device)
         self.loss_weights: dict[str, Any] = loss_weights
+        assert precision != "auto"
         self.bf16 = precision == "bf16"
         if self.bf16:
             encoder.cast_frozen_weights(torch.bfloat16)

@@ -82,6 +82,7 @@ class VocoderRecipe:
         self.generator, self.discriminators = generator, discriminators
         self.generator_optimizer, self.discriminator_optimizer = optimizers
         self.encoder_input, self.loss_weights, self.segment_frames = encoder_input, loss_weights, segment_frames
+        assert precision != "auto"
         self.bf16 = precision == "bf16"
         if self.bf16:
             encoder.cast_frozen_weights(torch.bfloat16)

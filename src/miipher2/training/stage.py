@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ from miipher2.config.resume_routing import check_path, find_checkpoint
 from miipher2.config.schema import STAGES, TrainingConfig
 from miipher2.data.dataloader import INITIAL_BATCHES, make_batches, sample_batch
 from miipher2.data.prepared import PreparedData
+from miipher2.models.precision import choose_precision, set_tf32
 from miipher2.tracking.progress import Progress
 from miipher2.tracking.samples import SampleLogger
 from miipher2.tracking.wandb_run import WandbRun, start_wandb
@@ -56,6 +57,7 @@ def run_stage(composed: DictConfig, stage: str) -> Recipe:
     if problem := find_run_problem(config.name):
         raise ValueError(f"name={config.name}: {problem}")
     device = start_device(config)
+    config = replace(config, precision=choose_precision(config.precision, device))  # what runs is recorded
     distributed.init(device)
     try:
         if distributed.world_size() > 1 and not STAGES[stage].is_in_pipeline:
@@ -82,6 +84,7 @@ def run_stage(composed: DictConfig, stage: str) -> Recipe:
 def start_device(config: TrainingConfig) -> torch.device:
     """Start the runtime as configured and return the device."""
     runtime = config.runtime
+    set_tf32(config.precision)
     return start_runtime(runtime.device, runtime.deterministic, runtime.threads, distributed.local_rank())
 
 
