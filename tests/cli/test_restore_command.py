@@ -244,3 +244,10 @@ def test_failed_write_is_a_failure_of_that_file_only(
     assert str(tmp_path / "out/a.wav") in result.error
     assert files(tmp_path / "out") == {"deep/b.flac", "deep/c.wav", "lineage.json"}
     assert list((tmp_path / "out/a.wav").iterdir()) == []
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "auto"])
+def test_ray_gives_each_actor_its_own_gpu(device: str, recordings: Path, tmp_path: Path, miipher2: Command) -> None:
+    result = miipher2("restore", recordings, tmp_path / "out", "--ray", "local", "--device", device)
+    expected = f"ERROR: --ray --device {device}: should be cpu or cuda; Ray gives each actor its own GPU\n"
+    assert (result.code, result.error.splitlines(keepends=True)[-1]) == (2, expected)

@@ -1,11 +1,15 @@
 """What the order of a sum over GPUs depends on is set and recorded; without NCCL itself, which needs several GPUs."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from miipher2.models.encoder.encoder import SpeechEncoder
+from miipher2.models.encoder.feature_norm import FeatureNormaliser
+from miipher2.recipes.components import fit_normaliser
 from miipher2.training import distributed, environment
 from miipher2.training.environment import describe_environment
 
@@ -49,3 +53,22 @@ def test_where_ranks_do_not_talk_by_nccl_nothing_is_set_or_recorded(monkeypatch:
     assert not [name for name in environment.NCCL_VARIABLES if name in os.environ]
     assert "nccl" not in describe_environment(CPU, 2)
     assert "nccl" not in describe_environment(CUDA, 1)
+
+
+def test_rank_0_fits_the_feature_statistics_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise every rank would read the whole batches, and ranks on other devices would standardise otherwise."""
+
+    def forbidden() -> Iterator[Any]:
+        raise AssertionError("another rank has read the batches")
+        yield
+
+    def from_rank_0(tensor: torch.Tensor, source: int) -> None:
+        assert source == 0
+        tensor.fill_(7)
+
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "broadcast", from_rank_0)
+    normaliser = FeatureNormaliser(4)
+    fit_normaliser(normaliser, SpeechEncoder.__new__(SpeechEncoder), forbidden(), CPU, bf16=False)
+    assert all(bool((tensor == 7).all()) for tensor in normaliser.buffers())

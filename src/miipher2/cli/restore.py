@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,15 +104,11 @@ def load_restorer(folders: dict[str, str | None], options: RestoreOptions) -> "R
     Raises:
         ValueError: there is no such device, or the weights do not fit.
     """
-    import torch
-
     from miipher2.config.paths import ROOT
     from miipher2.inference.restorer import Restorer
+    from miipher2.models.device import choose_device
 
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {options.device}: PyTorch finds no CUDA device; leave it out to use the CPU")
-    if options.device.startswith("cuda:") and int(options.device[5:]) >= (count := torch.cuda.device_count()):
-        raise ValueError(f"--device {options.device}: PyTorch finds {count} CUDA devices, counted from 0")
+    options = replace(options, device=str(choose_device(options.device, "--device ")))
     if folders["adapter"] is not None and folders["vocoder"] is not None:
         return Restorer.from_published(folders["adapter"], folders["vocoder"], options, root=ROOT)
     return Restorer.from_bundle(folders["bundle"] or ROOT / SHIPPED, options, root=ROOT)
@@ -139,6 +135,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ray is not None:
         if not is_folder:
             raise ValueError("--ray: IN should be a folder or a list; a single recording is restored on this machine")
+        if options.device not in ("cpu", "cuda"):
+            raise ValueError(
+                f"--ray --device {options.device}: should be cpu or cuda; Ray gives each actor its own GPU"
+            )
         outcome = _run_on_ray(arguments, folders, options, tasks)
     else:
         restorer = load_restorer(folders, options)

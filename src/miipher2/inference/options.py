@@ -25,7 +25,7 @@ class RestoreOptions:
         ValueError: a value is out of its range, or the overlap does not fit the window.
     """
 
-    device: str = _option("cpu", "cpu, cuda or cuda:1")
+    device: str = _option("cpu", "auto, cpu, cuda or cuda:1")
     precision: str = _option("auto", "of the networks; auto: bf16 on a GPU that has it, else fp32", choices=PRECISIONS)
     batch_size: int = _option(1, "windows per batch, from any recordings and channels", metavar="N")
     chunk_seconds: int | float = _option(10.0, "length of the vocoder's chunks; bounds memory", metavar="S")

@@ -15,6 +15,7 @@ from miipher2.inference.bundle import load_bundle
 from miipher2.inference.options import RestoreOptions
 from miipher2.inference.streaming import AudioSource, Block, RecordingStream, StreamLayout, WindowGrid
 from miipher2.inference.weights import Weights, load_published
+from miipher2.models.device import choose_device
 from miipher2.models.precision import choose_precision, set_tf32
 
 
@@ -34,7 +35,7 @@ class Restorer:
 
     def __init__(self, weights: Weights, options: RestoreOptions | None = None) -> None:
         self.weights, self.options = weights, options or RestoreOptions()
-        self.device = torch.device(self.options.device)
+        self.device = choose_device(self.options.device)
         is_auto_on_cpu = (self.options.precision, self.device.type) == ("auto", "cpu")  # every CPU restores alike
         precision = "fp32" if is_auto_on_cpu else choose_precision(self.options.precision, self.device)
         self.options = replace(self.options, precision=precision)  # what runs, as the journal records it

@@ -2,5 +2,6 @@
 
 encoder     from 16 kHz waves to features
 vocoder     from features to waves
+device      what a name means
 precision   float32, TF32 or bfloat16
 """

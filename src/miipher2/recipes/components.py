@@ -17,6 +17,7 @@ from miipher2.config.schema import EncoderConfig, OptimConfig
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.encoder.from_pretrained import load_encoder
+from miipher2.training import distributed
 from miipher2.training.optimizer import FiniteCheck, NetworkOptimizer
 from miipher2.training.recipe import Batch
 from miipher2.training.schedule import learning_rate
@@ -96,9 +97,13 @@ def check_names(found: Iterable[str], expected: Iterable[str]) -> None:
 def fit_normaliser(
     normaliser: FeatureNormaliser, encoder: SpeechEncoder, batches: Iterable[Batch], device: torch.device, bf16: bool
 ) -> None:
-    """Fit the statistics of clean features on some batches, at the precision of training."""
-    for batch in batches:
+    """Fit the statistics of clean features on some batches, at the precision of training.
+
+    Rank 0 does it for all: the batches are whole ones, and another kind of device would round otherwise.
+    """
+    for batch in batches if distributed.rank() == 0 else ():
         frames = batch["valid_frames"]
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             features = encoder(batch["clean"].to(device), frames, adapted=False).float()
         normaliser.update(features, (torch.arange(features.shape[1]) < frames[:, None]).to(device))
+    distributed.broadcast(list(normaliser.buffers()))

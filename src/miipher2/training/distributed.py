@@ -108,6 +108,13 @@ def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+def broadcast(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by that of rank 0."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """Return a tensor's mean over all ranks, as a new tensor without a gradient."""
     if world_size() == 1:

@@ -17,6 +17,7 @@ import torchaudio
 from tqdm import tqdm
 
 from miipher2.atomic_io import sha256_of
+from miipher2.models.device import choose_device
 
 # They choose how the ring or tree is cut: chunks at other places are added from another rank on.
 NCCL_VARIABLES = (
@@ -60,17 +61,8 @@ def start_runtime(device: str, deterministic: bool, threads: int | None, local_r
     torch.backends.cudnn.benchmark = not deterministic
     if threads is not None:
         torch.set_num_threads(threads)
-    available = torch.cuda.is_available()
-    if device.startswith("cuda") and not available:
-        raise ValueError(f"runtime.device={device}: PyTorch sees no CUDA device; use runtime.device=cpu or auto")
-    name = ("cuda" if available else "cpu") if device == "auto" else device
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f"runtime.device={device}: should be auto, cpu, cuda or cuda:<index>")
-    chosen = torch.device(name)
+    chosen = choose_device(device, "runtime.device=", local_rank)
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", (local_rank or 0) if chosen.index is None else chosen.index)
-        if chosen.index >= (count := torch.cuda.device_count()):
-            raise ValueError(f"runtime.device={device}: {chosen} is not among the {count} CUDA devices, cuda:0 and up")
         torch.cuda.init()
         torch.cuda.set_device(chosen)  # events, pinned memory and the global generator are those of the current device
     return chosen
@@ -92,7 +84,21 @@ def describe_environment(device: torch.device, world_size: int = 1) -> dict[str,
         "world_size": str(world_size),
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+        **(_describe_cuda() if on_cuda else {}),
         **({"nccl": _describe_nccl()} if on_cuda and world_size > 1 else {}),
+    }
+
+
+def _describe_cuda() -> dict[str, str]:
+    """Return the driver and where TF32 is allowed."""
+    allowed = {"convolutions": torch.backends.cudnn.allow_tf32, "matrices": torch.backends.cuda.matmul.allow_tf32}
+    try:
+        driver = re.search(r"\d+\.[\d.]+", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        driver = None
+    return {
+        "driver": "unknown" if driver is None else driver[0],
+        "tf32": ", ".join(name for name, is_allowed in allowed.items() if is_allowed) or "none",
     }
 
 
