@@ -25,6 +25,9 @@ NCCL_VARIABLES = (
     *("NCCL_NTHREADS", "NCCL_BUFFSIZE", "NCCL_CROSS_NIC", "NCCL_NET", "NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE"),
 )
 
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+_cublas_workspace = "unset"  # as it was in force when CUDA started
+
 
 class _AboveProgressBar(logging.Handler):
     """Prints log lines above a progress bar."""
@@ -54,7 +57,7 @@ def start_runtime(device: str, deterministic: bool, threads: int | None, local_r
     Raises:
         ValueError: CUDA, or the device of that number, was requested and is not available.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault(CUBLAS_VARIABLE, ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     # Otherwise each new tensor is first filled with NaN (7 % of an update on a CPU) in case it is read uninitialised.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -65,7 +68,21 @@ def start_runtime(device: str, deterministic: bool, threads: int | None, local_r
     if chosen.type == "cuda":
         torch.cuda.init()
         torch.cuda.set_device(chosen)  # events, pinned memory and the global generator are those of the current device
+        _start_cublas(chosen)
     return chosen
+
+
+def _start_cublas(device: torch.device) -> None:
+    """Let cuBLAS read its workspaces, and then take them out of the environment.
+
+    PyTorch parses the variable by a regular expression at every matrix product, which is half of the host's time in an
+    update of the adapter. Whether it is set, strict mode asks once. Each thread has workspaces of its own, so that a
+    product runs in this one and another in that of backward passes: every update of every process then finds the same.
+    """
+    global _cublas_workspace
+    ones = torch.ones(8, 8, device=device, requires_grad=True)
+    (ones @ ones).sum().backward()
+    _cublas_workspace = os.environ.pop(CUBLAS_VARIABLE)
 
 
 def describe_environment(device: torch.device, world_size: int = 1) -> dict[str, str]:
@@ -90,7 +107,7 @@ def describe_environment(device: torch.device, world_size: int = 1) -> dict[str,
 
 
 def _describe_cuda() -> dict[str, str]:
-    """Return the driver and where TF32 is allowed."""
+    """Return the driver, the workspaces of cuBLAS and where TF32 is allowed."""
     allowed = {"convolutions": torch.backends.cudnn.allow_tf32, "matrices": torch.backends.cuda.matmul.allow_tf32}
     try:
         driver = re.search(r"\d+\.[\d.]+", Path("/proc/driver/nvidia/version").read_text())
@@ -98,6 +115,7 @@ def _describe_cuda() -> dict[str, str]:
         driver = None
     return {
         "driver": "unknown" if driver is None else driver[0],
+        "cublas_workspace": _cublas_workspace,
         "tf32": ", ".join(name for name, is_allowed in allowed.items() if is_allowed) or "none",
     }
 
