@@ -300,7 +300,7 @@ class EvaluateConfig(Section):
     gate: dict[str, float] = field(default_factory=dict)  # metric -> what a system may lose against degraded
     snr_bands_db: list[float] = MISSING
     report_examples: int = at_least(0)
-    device: str = on_device()
+    device: str = on_device("auto")
 
 
 @dataclass(frozen=True)
