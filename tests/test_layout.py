@@ -1,6 +1,7 @@
 """The layout: imports point down, files and folders stay readable, packages list their files, every setting is read."""
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -134,3 +135,8 @@ def setting_names(schema: Any) -> set[str]:
         for inner in (hint, *get_args(hint)):
             names |= setting_names(inner) if is_dataclass(inner) else set()
     return names
+
+
+def test_gpus_are_hidden_from_the_tests_of_the_cpu(request: pytest.FixtureRequest) -> None:
+    """Or forked children, of which some tests are made, would fail on every host that has one."""
+    assert "not gpu" not in request.config.option.markexpr or os.environ["CUDA_VISIBLE_DEVICES"] == ""
