@@ -51,9 +51,12 @@ def test_a_resumed_run_on_cuda_is_the_same_run(
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", RECIPES)
-def test_an_update_on_cuda_never_makes_the_host_wait(encoder_folder: Path, name: str, cuda: torch.device) -> None:
-    recipe = RECIPES[name](encoder_folder, device=cuda)
+def test_an_update_on_cuda_never_makes_the_host_wait(
+    encoder_folder: Path, name: str, precision: str, cuda: torch.device
+) -> None:
+    recipe = RECIPES[name](encoder_folder, f"precision={precision}", device=cuda)
     recipe.initialise([batch()])
     pinned = [{key: tensor.pin_memory() for key, tensor in batch(seed).items()} for seed in range(2)]
     for step in range(3):

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tiny_weights import load, publish_all, wave
 
 from miipher2.config.paths import ROOT
 
@@ -13,6 +16,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
 ]
+DEVICES = ("cpu", "cuda")
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 
@@ -36,3 +40,48 @@ matrix = torch.ones(8, 8, device=device, requires_grad=True)
 print(os.environ.get("CUBLAS_WORKSPACE_CONFIG"), describe_environment(device)["cublas_workspace"])
 """
     assert run(code) == "None :4096:8"
+
+
+@needs_two
+def test_only_the_device_that_is_named_is_touched() -> None:
+    """No memory, no event and no generator of the other, also by pinned batches of loader workers."""
+    code = """
+import torch
+from torch.utils.data import DataLoader
+from miipher2 import rng
+from miipher2.data.dataloader import _WorkerContext, _init_worker
+from miipher2.training.environment import start_runtime
+from miipher2.training.optimizer import FiniteCheck, NetworkOptimizer
+
+device = start_runtime("cuda:1", True, 1)
+rng.seed_all(5)
+workers = {"num_workers": 2, "multiprocessing_context": _WorkerContext(), "worker_init_fn": _init_worker}
+network = torch.nn.Linear(4, 4).to(device)
+optimizer = NetworkOptimizer(
+    "n", network.named_parameters(), lambda step: 0.1, weight_decay=0.0, betas=(0.9, 0.99), max_grad_norm=1.0
+)
+for step, batch in enumerate(DataLoader(torch.ones(8, 4), 2, pin_memory=True, **workers)):
+    assert batch.is_pinned()
+    optimizer.minimize(network(batch.to(device, non_blocking=True)).square().mean(), step)
+    rng.set_state(rng.get_state())
+    events = {str(record.copied.device) for record in optimizer.finite._records}
+torch.cuda.synchronize()
+print(torch.cuda.current_device(), *events, torch.cuda.memory_stats(0).get("allocation.all.allocated", 0))
+"""
+    assert run(code) == "1 cuda:1 0"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_restorer_on_cuda_restores(precision: str, tmp_path: Path) -> None:
+    """Every sample is there; what a card computes is compared by the next test."""
+    publish_all(tmp_path, "mini", generator="harmonic_vocos")
+    restorer = load(tmp_path, device="cuda", precision=precision, batch_size=2)
+    assert (str(restorer.device), restorer.options.precision) == ("cuda:0", precision)
+    assert restorer(wave(16_000), 16_000).shape == (16_000,)
+
+
+def test_a_restorer_on_cuda_restores_what_the_cpu_does(tmp_path: Path) -> None:
+    """Needs a card that computes."""
+    publish_all(tmp_path, "hubert")
+    on_cpu, on_cuda = (load(tmp_path, device=device, precision="fp32")(wave(16_000), 16_000) for device in DEVICES)
+    np.testing.assert_allclose(on_cuda, on_cpu, atol=1e-3)

@@ -133,6 +133,7 @@ class Restorer:
     def restore_streams(self, streams: Iterable[RecordingStream]) -> Iterator[tuple[RecordingStream, Block | None]]:
         """Yield the restored blocks of opened recordings, and None when one is done or has failed (`failure`)."""
         set_tf32(self.options.precision)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each length of windows anew; the other kernels do not
         return restore_streams(self.networks, streams, self.options.batch_size)
 
     def features(self, wave_16k: Float32[np.ndarray, "time"], adapted: bool = True) -> Float32[np.ndarray, "frame dim"]:
