@@ -48,7 +48,7 @@ def test_every_experiment_uses_one_encoder_and_layer_in_all_stages(name: str) ->
         ("optim.lr=inf", "optim.lr=inf: should be finite"),
         ("loss.mel=inf", "loss.mel=inf: should be finite"),
         ("data.level_db=[-inf,inf]", "data.level_db=[-inf, inf]: should be finite"),
-        ("data.crop_seconds=inf", "data.crop_seconds=inf: should be a finite number greater than 0"),
+        ("data.crop_seconds=inf", "data.crop_seconds=inf: should be finite"),
         ("seed=99999999999999999999", "seed=99999999999999999999: should be from -2**63 to 2**64 - 1"),
         ("runtime.device=gpu", "runtime.device=gpu: should be auto, cpu, cuda or cuda:<index>"),
         ("runtime.launch=", "runtime.launch='': should not be empty"),

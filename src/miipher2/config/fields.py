@@ -129,8 +129,10 @@ def whole_frames(default: Any = MISSING) -> Any:
     """Declare a positive duration in seconds that is a whole number of 20 ms frames."""
 
     def check(seconds: int | float) -> str | None:
-        if not 0 < seconds < math.inf:
-            return "should be a finite number greater than 0"
+        if not seconds > 0:
+            return "should be greater than 0"
+        if math.isinf(seconds):
+            return "should be finite"
         return None if seconds * 50 == round(seconds * 50) else "should be a whole number of frames of 0.02 s"
 
     return _checked(default, check)
