@@ -34,6 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Return to one thread after a test that trained or restored with more, since the next one may fork."""
+    yield
+    torch.set_num_threads(1)
+
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 UTTERANCES = 30  # the shortest of the embedded speech: as few as leave something for every split
 
