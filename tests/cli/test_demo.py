@@ -80,7 +80,7 @@ def test_recording_is_played_and_shown_before_and_after(
     browser.choose_file(CHOOSER, recording)
     assert browser.wait_for(RECORDING) == "höre mich an.flac: 1.00 s, 44100 Hz, 2 channels"
     browser.click("#restore")
-    description = r"höre mich an_restored\.wav: 1\.00 s, 16000 Hz, 2 channels; in .* s, .* x real time, on cpu"
+    description = r"höre mich an_restored\.wav: 1\.00 s, 16000 Hz, 2 channels; in .* s, .* x real time, on cpu in fp32"
     assert re.fullmatch(description, browser.wait_for(RESTORATION))
     pictures = "Array.from(document.querySelectorAll('#mel_before img, #mel_after img'))"
     browser.wait_for(f"{pictures}.filter(one => one.naturalWidth == 640).length == 2")

@@ -38,8 +38,8 @@ class RestoreOptions:
             raise ValueError(f"level {self.level!r}; should be one of {', '.join(LEVELS)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}; should be one of {', '.join(PRECISIONS)}")
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ValueError(f"device {self.device!r}; should be cpu, cuda or cuda:<index>")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device {self.device!r}; should be auto, cpu, cuda or cuda:<index>")
         for name in ("chunk_seconds", "window_seconds", "overlap_seconds"):
             if not 0 < getattr(self, name) <= MAX_SECONDS:
                 raise ValueError(f"{name} {getattr(self, name)}; should be greater than 0 and at most {MAX_SECONDS}")
