@@ -95,6 +95,7 @@ def describe_environment(device: torch.device, world_size: int = 1) -> dict[str,
         "numpy": numpy.__version__,
         "scipy": version("scipy"),
         "soundfile": version("soundfile"),  # its wheel contains libsndfile
+        "av": version("av"),  # its wheel contains FFmpeg
         "transformers": version("transformers"),
         "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if on_cuda else "none",
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
