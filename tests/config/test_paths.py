@@ -11,7 +11,14 @@ from omegaconf import OmegaConf
 from miipher2.config import paths
 from miipher2.config.load import check_pipeline
 from miipher2.config.params import compose_config, compose_params, find_problem
-from miipher2.config.paths import ROOT, check_keeps_inputs, check_output, check_replaces_nothing, find_run_problem
+from miipher2.config.paths import (
+    ROOT,
+    check_distinct,
+    check_keeps_inputs,
+    check_output,
+    check_replaces_nothing,
+    find_run_problem,
+)
 from miipher2.config.schema import TRAINING_STAGES
 from miipher2.config.schema_data import PrepareDataConfig
 from miipher2.preparation.prepare import prepare
@@ -179,6 +186,18 @@ def test_an_output_is_not_an_input_of_another_job(tmp_path: Path) -> None:
     check_keeps_inputs([(tmp_path / "a.wav", tmp_path / "b.wav")])
     with pytest.raises(ValueError, match=r"a\.wav: would be replaced by"):
         check_keeps_inputs([(tmp_path / "b.wav", tmp_path / "in/../a.wav"), (tmp_path / "a.wav", tmp_path / "c.wav")])
+
+
+def test_names_that_differ_in_case_alone_are_refused_where_they_would_be_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [(tmp_path / name, tmp_path / "new/out" / name) for name in ("a.wav", "A.wav", "b.wav")]
+    check_distinct(jobs)
+    assert [*tmp_path.iterdir()] == []
+    monkeypatch.setattr(paths, "ignores_case", lambda folder: True)
+    with pytest.raises(ValueError, match=r"a\.wav and .*A\.wav would both become .*ignores case; rename one"):
+        check_distinct(jobs)
+    check_distinct(jobs[1:])
 
 
 def test_a_commands_file_of_the_same_name_that_is_the_users_is_kept(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tiny_run import Tiny
 
 from miipher2.cli.checkpoint_verify import find_problem
+from miipher2.config.paths import ignores_case
 from miipher2.training import run_dir
 from miipher2.training.checkpoint import load
 from miipher2.training.summary import list_checkpoints
@@ -77,6 +78,7 @@ def train_resume_and_start_again(folder: Path) -> None:
 def test_a_run_on_a_real_file_system_of_another_kind(mount: Mount, kind: str) -> None:
     folder = mount(kind)
     train_resume_and_start_again(folder / "run")
+    assert ignores_case(folder / "not/yet/there") == (kind != "overlay")
     assert (folder / "run/published/checkpoint_12.pt").stat().st_nlink == (2 if kind == "overlay" else 1)
 
 

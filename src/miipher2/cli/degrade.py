@@ -55,11 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Degrade, write the table, list failures, and return the exit code."""
     jobs = find_jobs(arguments.source, arguments.target)
 
-    from miipher2.config.paths import check_keeps_inputs, check_output
+    from miipher2.config.paths import check_distinct, check_keeps_inputs, check_output
 
     is_folder = arguments.source.is_dir()
     check_output(arguments.target if is_folder else jobs[0][1], [arguments.source] if is_folder else [])
     check_keeps_inputs(jobs)
+    check_distinct(jobs)
 
     from tqdm import tqdm
 

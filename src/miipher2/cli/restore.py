@@ -116,7 +116,7 @@ def load_restorer(folders: dict[str, str | None], options: RestoreOptions) -> "R
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore, list failures, and return the exit code."""
-    from miipher2.config.paths import check_keeps_inputs, check_output, check_replaces_nothing
+    from miipher2.config.paths import check_distinct, check_keeps_inputs, check_output, check_replaces_nothing
     from miipher2.inference.files import Naming, Shard, find_tasks, is_folder_job
 
     if arguments.workers < 1:
@@ -126,7 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
     tasks = find_tasks(arguments.source, arguments.target, naming, sys.stderr.write)
     is_folder = is_folder_job(arguments.source)
     check_output(arguments.target if is_folder else tasks[0].target, [arguments.source] if is_folder else [])
-    check_keeps_inputs((task.source, task.target) for task in tasks)
+    jobs = [(task.source, task.target) for task in tasks]
+    check_keeps_inputs(jobs)
+    check_distinct(jobs)
     if is_folder:
         check_replaces_nothing(arguments.target, ("lineage.json",), ".restoring")
         tasks = [task for task in tasks if shard.contains(task)]

@@ -5,6 +5,7 @@ no other. Every other output path may be anywhere, but for what `check_output` l
 """
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -122,6 +123,31 @@ def check_keeps_inputs(jobs: Iterable[tuple[Path, Path]]) -> None:
     for target in existing:
         if (source := sources.get(real_path(target))) is not None:
             raise ValueError(f"{source}: would be replaced by {target}; OUT should be another folder")
+
+
+def check_distinct(jobs: Iterable[tuple[Path, Path]]) -> None:
+    """Check that no two outputs become one file where the file system ignores case.
+
+    Args:
+        jobs: pairs of input and output.
+
+    Raises:
+        ValueError: two do; names their inputs.
+    """
+    first: dict[str, tuple[Path, Path]] = {}
+    for source, target in jobs:
+        other, output = first.setdefault(str(target).casefold(), (source, target))
+        if output != target and ignores_case(target.parent):
+            raise ValueError(
+                f"{other} and {source} would both become {output}, whose file system ignores case; rename one"
+            )
+
+
+def ignores_case(folder: Path) -> bool:
+    """Return whether a folder, or the one that it would be created in, takes A and a for one name."""
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    with tempfile.NamedTemporaryFile(prefix=".miipher2-", dir=existing) as file:
+        return Path(file.name).with_name(Path(file.name).name.upper()).exists()
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
