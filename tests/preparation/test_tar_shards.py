@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -86,6 +87,14 @@ def test_an_absent_value_is_no_speaker_and_a_list_is_an_error(tmp_path: Path, fi
         assert (listing.sounds, listing.broken) == ([], [("a.tar:en/1.flac", speaker)])
     else:
         assert [sound.speaker for sound in listing.sounds] == [speaker]
+
+
+def test_a_member_whose_name_is_not_utf8_is_a_bad_file(tmp_path: Path) -> None:
+    sound = encoded(synthetic_voice(0.4), tmp_path)
+    write_shard(tmp_path / "shards/a.tar", {os.fsdecode(b"caf\xe9.flac"): sound, "plain.flac": sound})
+    listing = list_sounds(tmp_path / "shards", "webdataset")
+    assert listing.broken == [(r"a.tar:caf\xe9.flac", "its name is not UTF-8; rename it")]
+    assert [sound.name for sound in listing.sounds] == ["a.tar:plain.flac"]
 
 
 def test_members_read_as_the_files_do_whole_and_in_part(shards: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def _read_list(path: Path) -> list[Path]:
     """
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     if b"\0" in content:
-        raise ValueError(f"{path}: is not text in UTF-8; should be a list with a path on each line")
+        raise ValueError(f"{path}: is not text, since it holds zero bytes; should be a list with a path on each line")
     lines = [line.strip() for line in content.splitlines()]
     names = [path.parent / os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
     return list(dict.fromkeys(names))

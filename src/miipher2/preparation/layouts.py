@@ -114,8 +114,14 @@ def list_sounds(folder: Path, layout: str, subsets: Collection[str] | None = Non
         raise FileNotFoundError(f"{folder}: {state}; it should be a folder of sound files")
     if subsets is not None and layout not in TREE_LAYOUTS:
         raise ValueError(f"{folder}: the layout {layout} has no subsets; leave {', '.join(subsets)} out")
-    if layout == "webdataset":
-        return _list_shards(folder)
+    listing = _list_shards(folder) if layout == "webdataset" else _list_folder(folder, layout, subsets)
+    not_utf8 = [sound for sound in listing.sounds if printable(sound.name) != sound.name]
+    listing.broken += [(printable(sound.name), "its name is not UTF-8; rename it") for sound in not_utf8]
+    listing.sounds = [sound for sound in listing.sounds if sound not in not_utf8] if not_utf8 else listing.sounds
+    return listing
+
+
+def _list_folder(folder: Path, layout: str, subsets: Collection[str] | None) -> Listing:
     files = find_sound_files(folder)
     names = [path.relative_to(folder).as_posix() for path in files.paths]
     listing = Listing(passed_over=files.passed_over)
@@ -123,9 +129,6 @@ def list_sounds(folder: Path, layout: str, subsets: Collection[str] | None = Non
         listing.sounds = [Sound(name, folder / name, *_labels_of_folders(name)) for name in names]
     else:
         _list_tree(listing, folder, layout, names, subsets)
-    not_utf8 = [sound for sound in listing.sounds if printable(sound.name) != sound.name]
-    listing.broken += [(printable(sound.name), "its name is not UTF-8; rename it") for sound in not_utf8]
-    listing.sounds = [sound for sound in listing.sounds if sound not in not_utf8] if not_utf8 else listing.sounds
     return listing
 
 
@@ -158,14 +161,14 @@ def _list_shards(folder: Path) -> Listing:
         shard_name = shard.relative_to(folder).as_posix()
         listing.passed_over["other members of tar files"] += others
         if fault is not None:
-            listing.broken.append((shard_name, fault))
+            listing.broken.append((printable(shard_name), fault))
         for sample in samples:
             speaker, language = _labels_of_folders(sample.sound.member)
             try:
                 speaker = _first(sample.fields, ("speaker", "speaker_id")) or speaker
                 language = _first(sample.fields, ("language", "lang")) or language
             except ValueError as error:
-                listing.broken.append((f"{shard_name}:{sample.sound.member}", str(error)))
+                listing.broken.append((printable(f"{shard_name}:{sample.sound.member}"), str(error)))
                 continue
             listing.sounds.append(Sound(f"{shard_name}:{sample.sound.member}", sample.sound, speaker, language))
     return listing

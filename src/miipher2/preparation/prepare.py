@@ -140,7 +140,7 @@ def _speech_report(corpora: Mapping[str, Corpus], index: CorpusIndex, speech: Ma
         **_list("duplicates", [{"path": path, "same_as": first} for path, first in index.duplicates]),
         **_list("unreadable", [each for scanned in index.scans.values() for each in _unreadable(scanned, root)]),
         "left_out": sum(scanned.left_out for scanned in index.scans.values()),
-        "passed_over": dict(sorted(sum((each.passed_over for each in index.scans.values()), Counter()).items())),
+        "passed_over": _passed_over(index.scans.values()),
         "manifest_digest": speech.digest,
     }
 
@@ -161,6 +161,7 @@ def _pool_report(pool: Manifest, scanned: Scan | None, root: Path) -> dict[str, 
         **report,
         **_list("silent", silent),
         **_list("unreadable", _unreadable(scanned, root)),
+        "passed_over": _passed_over([scanned]),
     }
 
 
@@ -168,6 +169,10 @@ def _unreadable(scanned: Scan, root: Path) -> list[dict[str, str]]:
     return [
         {"path": relative_path(scanned.folder / name, root), "reason": reason} for name, reason in scanned.unreadable
     ]
+
+
+def _passed_over(scans: Iterable[Scan]) -> dict[str, int]:
+    return dict(sorted(sum((scanned.passed_over for scanned in scans), Counter()).items()))
 
 
 def _list(name: str, items: list[Any]) -> dict[str, Any]:
