@@ -29,6 +29,7 @@ def test_restoring_with_the_model_that_ships_imports_none_of_them(tmp_path: Path
     assert heavy_after(code, "restore", RECORDING, tmp_path / "restored.wav") == set()
 
 
+@pytest.mark.slow
 def test_other_encoders_import_no_more_than_their_models_need() -> None:
     needed = {"transformers", "torchaudio", "torch._dynamo"}
     assert heavy_after("import miipher2.models.encoder.transformers_models") <= needed

@@ -160,6 +160,7 @@ def sampled(log: list[str], part: int) -> list[int]:
     return sorted([*calls[part::2], *writes[part * EVERY_WRITE // 2 :: EVERY_WRITE]])
 
 
+@pytest.mark.slow
 def test_an_exception_at_any_system_call_leaves_every_file_whole(
     trained: Path, whole: Path, tmp_path: Path, boundaries: list[str]
 ) -> None:
