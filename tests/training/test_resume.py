@@ -256,17 +256,6 @@ def test_a_format_1_checkpoint_resumes_without_a_warning_about_its_renamed_keys(
     assert new["upstream_digests"] == {"encoder": "0" * 64}
 
 
-def test_what_an_older_version_did_not_record_is_no_change_and_another_version_is_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("miipher2"), "propagate", True)
-    Tiny(tmp_path / "run", steps=4, environment={"threads": "1"})()
-    Tiny(tmp_path / "run", steps=8, environment={"threads": "1", "av": "18"})(tmp_path / "run/checkpoint_4.pt")
-    assert "Configuration changes detected" not in caplog.text
-    Tiny(tmp_path / "run", steps=12, environment={"threads": "1", "av": "19"})(tmp_path / "run/checkpoint_8.pt")
-    assert "  - environment.av: 18 -> 19" in caplog.text
-
-
 GPU = torch.zeros(16, dtype=torch.uint8)
 TWO_GPUS, ONE_CPU = ({"device": "NVIDIA H200", "world_size": "2"}, {"device": "cpu AVX2", "world_size": "1"})
 

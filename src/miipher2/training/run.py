@@ -186,10 +186,7 @@ class Run:
             names = ("data_sha256", "upstream_digests", "environment")
             return {**source.config, **{name: getattr(source, name) for name in names}}
 
-        before, now = comparable(resumed), comparable(self)
-        # Of what an older version did not record, nobody knows whether it has changed.
-        now["environment"] = {name: now["environment"].get(name) for name in before["environment"]}
-        changed = diff_configs(before, now)
+        changed = diff_configs(comparable(resumed), comparable(self))
         if changed and on_config_change == "error":
             raise ConfigChangedError(
                 format_diff(changed) + "\ncheckpoint.on_config_change=error stops here; nothing was touched"
