@@ -1,6 +1,6 @@
 """Gather the speech that the shipped mini model is trained and evaluated on: Debian packages and synthetic voices.
 
-    apt-get download asterisk-core-sounds-{en,fr,it,es}-g722 tuxpaint-stamps-default
+    apt-get download asterisk-core-sounds-{en,fr,it,es}-g722 tuxpaint-stamps-default wamerican flite libflite1
     uv run --extra mini stages/gather_mini_speech.py FOLDER_OF_DEBS
 
 writes data/mini_speech/{train,valid,test}/SPEAKER/*.flac at 16 kHz. No speaker is in two splits; existing files stay.
@@ -12,7 +12,7 @@ import json
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ from miipher2.rng import stream
 
 Wave = Float32[np.ndarray, " time"]
 # Languages of the stamps, about one amateur speaker each; the larger ones outside training are for evaluation.
-STAMPS_VALID, STAMPS_TEST = ("ro", "ru"), ("bg", "el")  # a woman and a man; a man and a woman
-STAMPS_TRAIN = ("fr", "ca", "es", "be", "GB", "da", "lt")
+STAMPS_VALID, STAMPS_TEST = ("ro", "ru"), ("es",)  # a woman and a man; a woman
+STAMPS_TRAIN = ("fr", "ca", "be", "GB", "da", "lt", "el", "nl", "tw", "sv", "pt", "nn", "ko", "ja", "de", "sl", "it")
+FLITE_TEST, FLITE_SENTENCES = ("rms", "slt"), 40  # a man and a woman, in English
 # Another playback speed makes another voice: pitch and formants move together.
 SPEEDS = ((4, 5), (7, 8), (14, 15), (15, 14), (8, 7), (5, 4))
-HIBARI_SENTENCES = 240
-WOMEN, MAN, UNSEEN_VOICE = ("jf_alpha", "jf_gongitsune", "jf_nezumi"), "jm_kumo", "jf_tebukuro"
+HIBARI_SENTENCES, HIBARI_WORDS = 240, 600  # sentences of the vocabulary below, and of a dictionary's words
+WORDS_OF_EACH = 5  # recordings of a dictionary's words, by each blend
+WOMEN, MAN = ("jf_alpha", "jf_gongitsune", "jf_nezumi"), "jm_kumo"
 # Almost all recordings are of women: men are blends with a large share of the male voice, or more than all of it.
 MEN, MANS_SHARE, THROATS = 60, (0.65, 1.15), ((8, 9), (17, 18), (1, 1), (18, 17), (9, 8))
 QUIET_PAUSES_DB = 28.0  # below the speech: noisier recordings are no target for a restorer
@@ -66,19 +68,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/mini_speech"), metavar="DIR", help="(data/mini_speech)")
     options = parser.parse_args()
     check_output(options.out)
-    packages = {
-        name: _find_package(options.packages, name) for name in (*_asterisk_packages(), "tuxpaint-stamps-default")
-    }
+    names = (*_asterisk_packages(), "tuxpaint-stamps-default", "wamerican", "flite", "libflite1")
+    packages = {name: _find_package(options.packages, name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         for name, deb in packages.items():
             subprocess.run(["dpkg-deb", "-x", deb, Path(folder) / name], check=True)
-        for source in (prompts(Path(folder)), stamps(Path(folder) / "tuxpaint-stamps-default"), synthetic(options.out)):
+        unpacked = Path(folder)
+        words = _dictionary(unpacked / "wamerican")
+        sources = prompts(unpacked), stamps(unpacked / "tuxpaint-stamps-default"), flite(unpacked)
+        for source in (*sources, synthetic(options.out, words)):
             for name, wave in tqdm(source, unit=" recordings"):
                 _write(options.out / f"{name}.flac", wave)
 
 
 def prompts(unpacked: Path) -> Iterator[tuple[str, Wave]]:
-    """Yield the telephone prompts of 2 to 15 s, each as it is and at another speed.
+    """Yield the telephone prompts of 2 to 15 s, each as it is and at two other speeds.
 
     The utterances that data/embedded holds out are left out, since the pipeline evaluates on them.
     """
@@ -92,7 +96,7 @@ def prompts(unpacked: Path) -> Iterator[tuple[str, Wave]]:
                 continue
             wave = np.asarray(G722(SAMPLE_RATE_HZ, 64_000).decode(path.read_bytes()), np.float32) / 2**15
             if 2 <= len(wave) / SAMPLE_RATE_HZ <= 15:
-                yield from _at_two_speeds("train", f"prompts_{language}/{prompt}", wave)
+                yield from _at_speeds("train", f"prompts_{language}/{prompt}", wave, 2)
 
 
 def stamps(unpacked: Path) -> Iterator[tuple[str, Wave]]:
@@ -111,26 +115,41 @@ def stamps(unpacked: Path) -> Iterator[tuple[str, Wave]]:
             joined += [wave * (0.08 / _rms(wave)), np.zeros(SAMPLE_RATE_HZ // 8, np.float32)]
             if sum(map(len, joined)) >= 3 * SAMPLE_RATE_HZ:
                 name, whole = f"stamps_{language}/{count:03d}", np.concatenate(joined)
-                yield from _at_two_speeds(side, name, whole) if side == "train" else [(f"{side}/{name}", whole)]
+                yield from _at_speeds(side, name, whole, 2) if side == "train" else [(f"{side}/{name}", whole)]
                 joined, count = [], count + 1
 
 
-def synthetic(out: Path) -> Iterator[tuple[str, Wave]]:
+def flite(unpacked: Path) -> Iterator[tuple[str, Wave]]:
+    """Yield sentences by voices of flite, which no training hears."""
+    libraries = next((unpacked / "libflite1").glob("usr/lib/*/libflite.so.1")).parent
+    with tempfile.TemporaryDirectory() as folder:
+        spoken = Path(folder) / "spoken.wav"
+        for number, voice in enumerate(FLITE_TEST):
+            for index in range(FLITE_SENTENCES):
+                text = _sentence(5000 + FLITE_SENTENCES * number + index)
+                command = [unpacked / "flite/usr/bin/flite", "-voice", voice, "-t", text, "-o", spoken]
+                subprocess.run(command, check=True, env={"LD_LIBRARY_PATH": str(libraries)})
+                yield f"test/flite_{voice}/{index:02d}", _read(spoken)
+
+
+def synthetic(out: Path, words: Sequence[str]) -> Iterator[tuple[str, Wave]]:
     """Yield synthetic sentences by hibari's voice, and by blends of Kokoro's voices as further speakers."""
     from hibari import Hibari
 
     tts = Hibari()
-    for index in range(HIBARI_SENTENCES):
-        wave = np.asarray(tts(_sentence(index), speed=0.9 + 0.3 * (index % 3) / 2, seed=0), np.float32)
-        yield from _at_two_speeds("train", f"hibari_heart/{index:03d}", _from_24k(wave))
+    for index in range(HIBARI_SENTENCES + HIBARI_WORDS):
+        text = _sentence(index) if index < HIBARI_SENTENCES else _draw_words(index, words)
+        wave = np.asarray(tts(text, speed=0.9 + 0.3 * (index % 3) / 2, seed=0), np.float32)
+        yield from _at_speeds("train", f"hibari_heart/{index:03d}", _from_24k(wave), 1)
     session, vocabulary, voices = _kokoro()
     for name, style, number, pace, (up, down) in _blends(voices):
-        if not (out / f"{name}.flac").is_file():
-            wave = _speak(session, vocabulary, style, tts.phonemize(_sentence(number))[0], pace)
-            yield name, resample_poly(wave, up, down).astype(np.float32)
-    for index in range(24):
-        phonemes = tts.phonemize(_sentence(5000 + index))[0]
-        yield f"test/kokoro_tebukuro/{index:02d}", _speak(session, vocabulary, voices[UNSEEN_VOICE], phonemes, 1.0)
+        texts = {name: _sentence(number)}
+        if int(Path(name).name) < WORDS_OF_EACH:
+            texts[f"{name}_words"] = _draw_words(number, words)
+        for target, text in texts.items():
+            if not (out / f"{target}.flac").is_file():
+                wave = _speak(session, vocabulary, style, tts.phonemize(text)[0], pace)
+                yield target, resample_poly(wave, up, down).astype(np.float32)
 
 
 def _blends(voices: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray, int, float, tuple[int, int]]]:
@@ -186,11 +205,24 @@ def _sentence(number: int) -> str:
     return " ".join(str(rng.choice(part)) for part in SENTENCES).capitalize() + "."
 
 
-def _at_two_speeds(side: str, name: str, wave: Wave) -> Iterator[tuple[str, Wave]]:
+def _dictionary(unpacked: Path) -> list[str]:
+    """Return the common words of 3 to 9 letters, without names."""
+    lines = (unpacked / "usr/share/dict/american-english").read_text("utf-8").split()
+    return [line for line in lines if line.isascii() and line.isalpha() and line.islower() and 3 <= len(line) <= 9]
+
+
+def _draw_words(number: int, words: Sequence[str]) -> str:
+    """Return six words without a sense: sounds in many more orders than the sentences have."""
+    return " ".join(str(word) for word in stream(0, "words", number).choice(words, 6)).capitalize() + "."
+
+
+def _at_speeds(side: str, name: str, wave: Wave, others: int) -> Iterator[tuple[str, Wave]]:
+    """Yield a recording as it is and at some other speeds."""
     yield f"{side}/{name}", wave
     speaker, _, utterance = name.partition("/")
-    up, down = SPEEDS[int(stream(0, f"speed {name}").integers(len(SPEEDS)))]
-    yield f"{side}/{speaker}_x{down / up:.2f}/{utterance}", resample_poly(wave, up, down).astype(np.float32)
+    for index in stream(0, f"speed {name}").permutation(len(SPEEDS))[:others]:
+        up, down = SPEEDS[int(index)]
+        yield f"{side}/{speaker}_x{down / up:.2f}/{utterance}", resample_poly(wave, up, down).astype(np.float32)
 
 
 def _read(path: Path) -> Wave:

@@ -38,7 +38,8 @@ def test_another_speed_makes_another_speaker(script: ModuleType) -> None:
     wave = np.sin(2 * np.pi * 200 * np.arange(16_000) / 16_000).astype(np.float32)
     factors = set()
     for number in range(40):
-        (name, same), (other, changed) = script._at_two_speeds("train", f"someone/{number}", wave)
+        (name, same), (other, changed), (third, _) = script._at_speeds("train", f"someone/{number}", wave, 2)
+        assert len({name, other, third}) == 3
         assert name == f"train/someone/{number}"
         assert same is wave
         speaker, utterance = other.removeprefix("train/").split("/")
@@ -68,10 +69,20 @@ def test_sentences_depend_on_their_number_only_and_hardly_repeat(script: ModuleT
     assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in sentences)
 
 
+def test_words_depend_on_their_number_only_and_are_no_names(script: ModuleType, tmp_path: Path) -> None:
+    dictionary = tmp_path / "usr/share/dict/american-english"
+    dictionary.parent.mkdir(parents=True)
+    dictionary.write_text("Aberdeen\nanchor\nanchor's\nox\nélan\nquarrelsomeness\nriver\n")
+    words = script._dictionary(tmp_path)
+    assert words == ["anchor", "river"]
+    assert script._draw_words(3, words) == script._draw_words(3, words)
+    assert len({script._draw_words(number, words) for number in range(8)}) > 1
+    assert set(script._draw_words(3, words).lower().rstrip(".").split()) <= set(words)
+
+
 def test_no_speaker_is_in_training_and_evaluation(script: ModuleType) -> None:
     sides = [set(script.STAMPS_TRAIN), set(script.STAMPS_VALID), set(script.STAMPS_TEST)]
     assert sum(map(len, sides)) == len(set.union(*sides))
-    assert script.UNSEEN_VOICE not in (*script.WOMEN, script.MAN)
 
 
 def test_blends_are_distinct_speakers_and_men_are_mostly_the_male_voice(script: ModuleType) -> None:
