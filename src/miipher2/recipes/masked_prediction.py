@@ -26,15 +26,16 @@ CEPSTRA = 13  # as many as HuBERT clusters in its first round
 
 
 class MaskedPredictionRecipe:
-    """Trains a small w2v-BERT 2.0 from scratch on clean speech.
+    """Trains a small w2v-BERT 2.0 from scratch: it hears degraded speech, and predicts the clean.
 
     Args:
         model: as `build_mini_encoder` returns it.
         loss: `units` and `mel` weigh the two losses; `masked_share` of the frames is masked, in spans of `span_frames`.
         seed: of the masks and of the clustering.
+        precision: as `choose_precision` returns it; `bf16` is autocast.
 
-    Source: units and masks of Hsu et al. 2021, HuBERT (arXiv:2106.07447), on MFCC; the regression is ours: a
-    vocoder and adapters need what the units leave out.
+    Source: units and masks of Hsu et al. 2021, HuBERT (arXiv:2106.07447), on MFCC; degraded input of Chen et al. 2022,
+    WavLM (arXiv:2110.13900); the regression is ours: a vocoder and adapters need what the units leave out.
     """
 
     metric_names = ("ssl/loss", "ssl/units", "ssl/mel", "ssl/grad_norm", "valid/loss", "valid/units", "valid/mel")
@@ -47,8 +48,11 @@ class MaskedPredictionRecipe:
         *,
         loss: dict[str, float],
         seed: int,
+        precision: str,
         device: torch.device,
     ) -> None:
+        assert precision != "auto"
+        self.bf16 = precision == "bf16"
         self.model, self.device, self.loss, self.seed = model.to(device), device, loss, seed
         self.upstream_digests: dict[str, str] = {}
         self.front_end: LogMelFrontEnd = log_mel_front_end(model.config).to(device)
@@ -67,14 +71,26 @@ class MaskedPredictionRecipe:
         model = build_mini_encoder(
             **numbers, mean=[0.0] * config.model.mels, std=[1.0] * config.model.mels, mirror=True
         )
-        return cls(model, units, config.optim, loss=asdict(config.loss), seed=config.seed, device=device)
+        return cls(
+            model,
+            units,
+            config.optim,
+            loss=asdict(config.loss),
+            seed=config.seed,
+            precision=config.precision,
+            device=device,
+        )
 
     def initialise(self, batches: Iterable[Batch]) -> None:
         """Fit the log-mel statistics of clean speech, and cluster its cepstra into units."""
-        mels = torch.cat([self.front_end.log_mel(batch["clean"].to(self.device)) for batch in batches])
-        self.front_end.mean.copy_(mels.mean((0, 1)))
-        self.front_end.std.copy_(mels.std((0, 1)))
-        cepstra = self._cepstra((mels - self.front_end.mean) / self.front_end.std).flatten(0, 1)
+        parts = []
+        for batch in batches:
+            mel = self.front_end.log_mel(batch["clean"].to(self.device))
+            parts += [each[: 2 * frames] for each, frames in zip(mel, batch["valid_frames"].tolist(), strict=True)]
+        mels = torch.cat(parts)
+        self.front_end.mean.copy_(mels.mean(0))
+        self.front_end.std.copy_(mels.std(0))
+        cepstra = self._cepstra(((mels - self.front_end.mean) / self.front_end.std)[None])[0]
         # A seed of its own, so that the global generators are left alone.
         rng = np.random.default_rng(int(stream(self.seed, "units").integers(2**32)))
         centres, _ = kmeans2(cepstra.cpu().numpy(), len(self.centres), iter=20, minit="++", rng=rng)
@@ -130,21 +146,25 @@ class MaskedPredictionRecipe:
         half.half().save_pretrained(folder)
 
     def _losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, Float[Tensor, ""]]:
-        waves = batch["clean"].to(self.device)
-        valid = (torch.arange(waves.shape[1] // 320) < batch["valid_frames"][:, None]).to(self.device)
-        mel = (self.front_end.log_mel(waves) - self.front_end.mean) / self.front_end.std
-        target = mel.reshape(len(mel), -1, self.front_end.mels * 2)
-        units = self._units(mel)
+        clean, heard = (self._standardised(batch[side].to(self.device)) for side in ("clean", "degraded"))
+        target, heard = (mel.reshape(len(mel), -1, self.front_end.mels * 2) for mel in (clean, heard))
+        valid = (torch.arange(target.shape[1]) < batch["valid_frames"][:, None]).to(self.device)
+        units = self._units(clean)
         masked = draw_mask(rng, target.shape[:2], self.loss["masked_share"], int(self.loss["span_frames"]))
         masked = masked.to(self.device) & valid
-        visible = torch.cat([target, -target], -1).masked_fill(masked[..., None], 0)
-        hidden, _ = self.model.feature_projection(visible)
-        features = self.model.encoder(hidden, attention_mask=None if bool(valid.all()) else valid).last_hidden_state
+        visible = torch.cat([heard, -heard], -1).masked_fill(masked[..., None], 0)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            hidden, _ = self.model.feature_projection(visible)
+            features = self.model.encoder(hidden, attention_mask=None if bool(valid.all()) else valid).last_hidden_state
+        features = features.float()
         loss_units = F.cross_entropy(self.heads["units"](features[masked]), units[masked])
         error = (self.heads["mel"](features) - target).abs().mean(-1)
         loss_mel = error[valid].mean() + error[masked].mean()
         total = self.loss["units"] * loss_units + self.loss["mel"] * loss_mel
         return {"loss": total, "units": loss_units, "mel": loss_mel}
+
+    def _standardised(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch half_frame mel"]:
+        return (self.front_end.log_mel(waves) - self.front_end.mean) / self.front_end.std
 
     def _cepstra(self, mel: Float[Tensor, "batch half_frame mel"]) -> Float[Tensor, "batch frame cepstrum"]:
         frames = mel.reshape(len(mel), -1, 2, mel.shape[-1]).mean(2)
