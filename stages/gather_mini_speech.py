@@ -127,7 +127,7 @@ def flite(unpacked: Path) -> Iterator[tuple[str, Wave]]:
         for number, voice in enumerate(FLITE_TEST):
             for index in range(FLITE_SENTENCES):
                 text = _sentence(5000 + FLITE_SENTENCES * number + index)
-                command = [unpacked / "flite/usr/bin/flite", "-voice", voice, "-t", text, "-o", spoken]
+                command = [str(unpacked / "flite/usr/bin/flite"), "-voice", voice, "-t", text, "-o", str(spoken)]
                 subprocess.run(command, check=True, env={"LD_LIBRARY_PATH": str(libraries)})
                 yield f"test/flite_{voice}/{index:02d}", _read(spoken)
 

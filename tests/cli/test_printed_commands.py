@@ -32,7 +32,7 @@ from miipher2.config.schema import STAGES
 from miipher2.data.prepared import PreparedData
 from miipher2.evaluation.metrics import registry
 from miipher2.inference.weights import load_published
-from miipher2.recipes.components import read_weights
+from miipher2.models.pretrained import PretrainedWeights
 
 DVC = ["uv", "run", "dvc", "exp", "run", "-S", "train_adapter.seed=1"]
 PROGRAMS = r"uv run|uv sync|git|rm|mv|mkdir|cp|kill"
@@ -232,7 +232,7 @@ def routed(value: str, *, published: bool = False) -> Callable[[Path, Command], 
 def missing_weights(here: Path, miipher2: Command) -> str:
     return "\n".join(
         [
-            refused(lambda: read_weights("init_from.adapter", "exp/x/published", "final", here)),
+            refused(lambda: PretrainedWeights("init_from.adapter", "exp/x/published", here)),
             refused(lambda: load_published(here / "exp/x/published", here / "exp/y/published", here)),
             refused(lambda: PreparedData.read(here, "data/none")),
         ]
@@ -245,7 +245,7 @@ def damaged_weights(here: Path, miipher2: Command) -> str:
     (folder / "config.yaml").write_text("model: {hubert_layer: 3}\n")
     return "\n".join(
         [
-            refused(lambda: read_weights("init_from.adapter", "exp/a run/published", "final", here)),
+            refused(lambda: PretrainedWeights("init_from.adapter", "exp/a run/published", here).read("adapters")),
             refused(lambda: load_published(folder, folder, here)),
             miipher2("checkpoint", "show", folder).error,
         ]
@@ -316,7 +316,7 @@ def test_whoever_prints_a_command_is_in_the_table() -> None:
     tried = {
         *("cli/doctor_checks.py", "cli/checkpoint_show.py", "cli/demo.py", "config/command.py", "config/params.py"),
         *("config/resume_routing.py", "data/prepared.py", "evaluation/metrics/registry.py", "inference/weights.py"),
-        *("recipes/components.py", "cli/evaluate.py", "cli/main.py", "training/distributed.py"),
+        *("models/pretrained.py", "cli/evaluate.py", "cli/main.py", "training/distributed.py"),
     }
     found = set()
     for path in sorted((ROOT / "src/miipher2").rglob("*.py")):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from miipher2.cli.arguments import path
@@ -25,6 +26,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--vocoder", type=path, metavar="DIR", help=f"published by stage 3 (default: {VOCODER})")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of the stored weights (bf16)")
     parser.add_argument("--encoder", choices=("include", "reference"), default="include", help="(include)")
+    parser.add_argument("--discriminators", action="store_true", help="include the vocoder's, to train on from there")
     parser.add_argument("--onnx", action="store_true", help="also write encoder.onnx and vocoder.onnx (extra onnx)")
     parser.set_defaults(run=run)
 
@@ -38,11 +40,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_output(arguments.folder)
 
-    from miipher2.inference.bundle import save_bundle
+    from miipher2.inference.bundle import DISCRIMINATORS, save_bundle
     from miipher2.inference.weights import load_published
+    from miipher2.models.pretrained import find_weights
 
-    adapter, vocoder = (arguments.adapter or ROOT / ADAPTER), (arguments.vocoder or ROOT / VOCODER)
-    weights = load_published(adapter.absolute(), vocoder.absolute(), ROOT)
+    named = (arguments.adapter or ROOT / ADAPTER), (arguments.vocoder or ROOT / VOCODER)
+    adapter, vocoder = (find_weights(str(each), Path()).absolute() for each in named)
+    weights = load_published(adapter, vocoder, ROOT)
+    discriminators = vocoder / DISCRIMINATORS if arguments.discriminators else None
+    if discriminators is not None and not discriminators.is_file():
+        raise FileNotFoundError(
+            f"{discriminators}: missing; leave out --discriminators, or name a vocoder that has some"
+        )
     if arguments.onnx:
         from miipher2.inference.onnx_export import check_exportable, export_graphs
 
@@ -53,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.folder,
         precision=arguments.precision,
         encoder_from=encoder if arguments.encoder == "include" else None,
+        discriminators=discriminators,
     )
     if arguments.onnx:
         export_graphs(weights, arguments.folder)

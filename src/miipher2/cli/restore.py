@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miipher2.cli.arguments import name_part, path, text, whole
+from miipher2.config.paths import is_hub_name
 from miipher2.inference.options import RestoreOptions
 
 if TYPE_CHECKING:
@@ -65,17 +66,25 @@ def add_parser(commands: Any) -> None:
 def add_restore_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that restores: which weights, and `RestoreOptions`."""
     parser.add_argument(
-        "--bundle", type=path, metavar="DIR", help=f"written by `miipher2 export` (default: {SHIPPED}, which ships)"
+        "--bundle",
+        type=path,
+        metavar="DIR",
+        help=f"written by `miipher2 export`, or owner/name[@revision] on the Hugging Face hub (default: {SHIPPED}, "
+        "which ships)",
     )
-    parser.add_argument("--adapter", type=path, metavar="DIR", help=f"instead, published by stage 1, such as {ADAPTER}")
-    parser.add_argument("--vocoder", type=path, metavar="DIR", help=f"and published by stage 3, such as {VOCODER}")
+    parser.add_argument(
+        "--adapter", type=path, metavar="DIR", help=f"instead, published by stage 1, such as {ADAPTER}, or on the hub"
+    )
+    parser.add_argument(
+        "--vocoder", type=path, metavar="DIR", help=f"and published by stage 3, such as {VOCODER}, or on the hub"
+    )
     for each in fields(RestoreOptions):
         name = f"--{each.name.replace('_', '-')}"
         parser.add_argument(name, type=type(each.default), default=each.default, **each.metadata)
 
 
 def weights_folders(arguments: argparse.Namespace) -> dict[str, str | None]:
-    """Return the absolute folders of `--bundle`, `--adapter` and `--vocoder`.
+    """Return the absolute folders of `--bundle`, `--adapter` and `--vocoder`; names on the hub as they are.
 
     Raises:
         ValueError: they contradict each other.
@@ -86,7 +95,10 @@ def weights_folders(arguments: argparse.Namespace) -> dict[str, str | None]:
     if (folders["adapter"] is None) != (folders["vocoder"] is None):
         missing, example = ("--vocoder", VOCODER) if folders["vocoder"] is None else ("--adapter", ADAPTER)
         raise ValueError(f"{missing} is missing: --adapter and --vocoder go together; such as {missing} {example}")
-    return {name: folder and str(folder.absolute()) for name, folder in folders.items()}
+    return {
+        name: folder and str(folder if is_hub_name(str(folder)) else folder.absolute())
+        for name, folder in folders.items()
+    }
 
 
 def restore_options(arguments: argparse.Namespace) -> RestoreOptions:

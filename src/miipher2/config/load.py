@@ -17,7 +17,7 @@ Config = TypeVar("Config", bound=Section)
 
 
 # The keys of params.yaml ("") and of the sections in it that have no schema.
-DERIVED = ("resume", "resume_param", "encoder_folder")
+DERIVED = ("resume", "resume_param", "encoder_folder", "init_files")
 PIPELINE: dict[str, set[str]] = {
     "": {"data", "evaluate", "checkpoint", "configs_digest", "overrides", *DERIVED, *TRAINING_STAGES},
     "checkpoint": {"resume_from"},
@@ -115,6 +115,7 @@ def register() -> None:
         resume_routing.resume_for,
         resume_routing.resume_param,
         resume_routing.encoder_folder,
+        resume_routing.init_files,
         resume_routing.configs_digest,
     ):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

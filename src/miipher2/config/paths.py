@@ -5,6 +5,7 @@ no other. Every other output path may be anywhere, but for what `check_output` l
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
@@ -13,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 EXP = "exp"
 NOT_RUNS = ("readme.md", "report", "results")  # in exp/
+HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")  # of weights on the hub
 MAX_NAME_BYTES = 200  # `.replaced/<name>.<date>-<time>` has to fit a file name too
 # A run's folder has one of these from its first moment on; what is in the folders is no run of its own.
 RUN_FILES, RUN_FOLDERS = (".lock", "config.yaml", "history.csv", "checkpoint_*.pt"), ("published", "wandb")
@@ -26,6 +28,11 @@ PROTECTED = (
 def folder_or_hub_name(name: str, root: Path = ROOT) -> Path | str:
     """Return the local folder that an encoder's name refers to, taken from `root`; any other name as it is."""
     return root / name if (root / name).is_dir() else name
+
+
+def is_hub_name(name: str, root: Path = Path()) -> bool:
+    """Return whether a name of weights means a repository on the Hugging Face hub: no folder, and `owner/name`."""
+    return HUB_NAME.fullmatch(name) is not None and not (root / name).is_dir()
 
 
 def real_path(path: Path) -> Path:

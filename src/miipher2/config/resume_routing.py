@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from miipher2.atomic_io import sha256_of
 from miipher2.config.command import RESUME_KEY, experiment_command, hydra_value, relative_to_root
-from miipher2.config.paths import ROOT, real_path
+from miipher2.config.paths import ROOT, is_hub_name, real_path
 from miipher2.config.schema import TRAINING_STAGES
 
 
@@ -96,6 +96,27 @@ def resume_param(stage: str, *, _root_: Any) -> str:
 def encoder_folder(name: str) -> str:
     """Return the local folder of an encoder, for DVC to watch; for a hub name, the settings that pin its revision."""
     return name if (ROOT / name).is_dir() else "configs/encoder"
+
+
+def init_files(stage: str, *, _root_: Any) -> Any:
+    """Return the files of weights that `<stage>.init_from` names, for DVC to watch.
+
+    What is none, or on the hub, is the stage's script instead, which is watched anyway. A folder that an earlier stage
+    has yet to publish will hold what such a stage publishes.
+    """
+    init_from = _root_[stage].init_from
+    files = {}
+    for key in init_from:
+        name = init_from[key] or (init_from.vocoder if key == "discriminators" else None)
+        if name is None or is_hub_name(name, ROOT):
+            files[key] = f"stages/{stage}.py"
+            continue
+        folder = ROOT / name
+        weights = "weights.safetensors" if (folder / "bundle.json").is_file() else "final.safetensors"
+        is_fresh = (folder / weights).is_file() and not (folder / "discriminators.safetensors").is_file()
+        file = weights if key != "discriminators" else "" if is_fresh else "discriminators.safetensors"
+        files[key] = f"{name}/{file}" if file else f"stages/{stage}.py"
+    return OmegaConf.create(files)
 
 
 def configs_digest() -> str:

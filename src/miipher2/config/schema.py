@@ -222,9 +222,17 @@ class AdapterLossConfig(Section):
 
 
 @dataclass
+class AdapterInitConfig(Section):
+    """Weights to start from: what a stage published, a bundle, or `owner/name[@revision]` on the Hugging Face hub."""
+
+    adapter: str | None = non_empty(None)
+
+
+@dataclass
 class AdapterConfig(TrainingConfig):
     model: EncoderConfig = field(default_factory=EncoderConfig)
     loss: AdapterLossConfig = field(default_factory=AdapterLossConfig)
+    init_from: AdapterInitConfig = field(default_factory=AdapterInitConfig)
 
 
 @dataclass
@@ -236,9 +244,9 @@ class VocoderLossConfig(Section):
 
 
 @dataclass
-class InitFromConfig(Section):
-    adapter: str | None = None  # a published folder: its weights, nothing else
-    vocoder: str | None = None
+class VocoderInitConfig(AdapterInitConfig):
+    vocoder: str | None = non_empty(None)
+    discriminators: str | None = non_empty(None)  # null: those beside the vocoder; fresh ones where there are none
 
 
 @dataclass
@@ -248,7 +256,7 @@ class VocoderConfig(TrainingConfig):
     model: VocoderModelConfig = field(default_factory=VocoderModelConfig)
     optim_discriminator: OptimConfig = field(default_factory=OptimConfig)
     loss: VocoderLossConfig = field(default_factory=VocoderLossConfig)
-    init_from: InitFromConfig = field(default_factory=InitFromConfig)
+    init_from: VocoderInitConfig = field(default_factory=VocoderInitConfig)
 
     @property
     def target_rate_hz(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from miipher2.atomic_io import temporary_name
 from miipher2.config.paths import folder_or_hub_name
@@ -15,16 +15,20 @@ from miipher2.inference.weights import Weights, WeightsFile
 
 FORMAT = 1
 CONFIG, WEIGHTS, ENCODER = "bundle.json", "weights.safetensors", "encoder"
+DISCRIMINATORS = "discriminators.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def save_bundle(weights: Weights, folder: Path, *, precision: str, encoder_from: str | None) -> None:
+def save_bundle(
+    weights: Weights, folder: Path, *, precision: str, encoder_from: str | None, discriminators: Path | None = None
+) -> None:
     """Write weights as a bundle; the folder appears when it is whole.
 
     Args:
         precision: of the stored weights, "fp32" or "bf16"; statistics of features stay in float32.
         encoder_from: folder or hub name of the encoder, which is cut at its layer and included; None writes a
             reference.
+        discriminators: a file of them to include, so that the vocoder can be trained on.
 
     Raises:
         FileExistsError: the folder exists already.
@@ -39,6 +43,9 @@ def save_bundle(weights: Weights, folder: Path, *, precision: str, encoder_from:
             for name, tensor in weights.tensors().items()
         }
         save_file(tensors, temporary / WEIGHTS)
+        if discriminators is not None:
+            stored = {name: tensor.to(DTYPES[precision]) for name, tensor in load_file(discriminators).items()}
+            save_file(stored, temporary / DISCRIMINATORS)
         if encoder_from is not None:
             _save_encoder(weights, encoder_from, temporary / ENCODER, DTYPES[precision])
         description = {

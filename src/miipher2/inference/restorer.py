@@ -17,6 +17,7 @@ from miipher2.inference.streaming import AudioSource, Block, RecordingStream, St
 from miipher2.inference.weights import Weights, load_published
 from miipher2.models.device import choose_device
 from miipher2.models.precision import choose_precision, set_tf32
+from miipher2.models.pretrained import find_weights
 
 
 class Restorer:
@@ -69,6 +70,7 @@ class Restorer:
         """Return a restorer with the weights that two stages published.
 
         Args:
+            adapter_dir, vocoder_dir: folders, or `owner/name[@revision]` on the Hugging Face hub.
             root: where relative folders, the encoder's too, start.
             overrides: fields of `options`, such as `device="cuda"`.
 
@@ -77,7 +79,8 @@ class Restorer:
         """
         root = Path(root)
         options = replace(options or RestoreOptions(), **overrides)
-        return cls(load_published(root / adapter_dir, root / vocoder_dir, root), options)
+        adapter, vocoder = (find_weights(str(name), root) for name in (adapter_dir, vocoder_dir))
+        return cls(load_published(adapter, vocoder, root), options)
 
     @classmethod
     def from_bundle(
@@ -86,13 +89,15 @@ class Restorer:
         """Return a restorer with the weights of a bundle, which `miipher2 export` writes.
 
         Args:
+            folder: or `owner/name[@revision]` on the Hugging Face hub.
             root: where the relative folder of an encoder that the bundle refers to starts.
             overrides: fields of `options`, such as `device="cuda"`.
 
         Raises:
             FileNotFoundError, EncoderUnavailableError, ValueError: see `load_bundle`.
         """
-        return cls(load_bundle(Path(folder), Path(root)), replace(options or RestoreOptions(), **overrides))
+        bundle = find_weights(str(folder), Path())
+        return cls(load_bundle(bundle, Path(root)), replace(options or RestoreOptions(), **overrides))
 
     def __call__(
         self, wave: Num[np.ndarray, "*channel time"], sample_rate_hz: int

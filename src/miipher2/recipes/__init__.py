@@ -4,4 +4,5 @@ adapter             stage 1
 vocoder             stages 2 and 3
 masked_prediction   the mini encoder
 components          what recipes are built from
+init_from           the adapters that a stage starts from
 """

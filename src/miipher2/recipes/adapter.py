@@ -13,6 +13,7 @@ from miipher2.config.schema import AdapterConfig
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.recipes.components import check_names, fit_normaliser, make_encoder, make_optimizer, named, under
+from miipher2.recipes.init_from import start_adapters
 from miipher2.training import distributed
 from miipher2.training.losses import feature_loss
 from miipher2.training.optimizer import NetworkOptimizer
@@ -26,6 +27,7 @@ class AdapterRecipe:
         encoder: with adapters, on the device to train on.
         loss_weights: of `l1`, `l2` and `spectral_convergence`.
         precision: as `choose_precision` returns it; `bf16` is autocast.
+        init_digests: sha256 of the weights that the stage started from: `adapter`.
 
     Source: Karita et al. 2025, Miipher-2 (arXiv:2505.04457), section 2; loss of Koizumi et al. 2023 (arXiv:2303.01664).
     """
@@ -39,12 +41,18 @@ class AdapterRecipe:
     )
 
     def __init__(
-        self, encoder: SpeechEncoder, optimizer: NetworkOptimizer, *, loss_weights: dict[str, float], precision: str
+        self,
+        encoder: SpeechEncoder,
+        normaliser: FeatureNormaliser,
+        optimizer: NetworkOptimizer,
+        *,
+        loss_weights: dict[str, float],
+        precision: str,
+        init_digests: dict[str, str],
     ) -> None:
-        self.encoder, self.optimizer = encoder, optimizer
-        self.upstream_digests = {"encoder": encoder.digest}
+        self.encoder, self.normaliser, self.optimizer = encoder, normaliser, optimizer
+        self.upstream_digests = {"encoder": encoder.digest, **init_digests}
         self.device = next(encoder.parameters()).device
-        self.normaliser = FeatureNormaliser(encoder.dim).to(self.device)
         self.loss_weights: dict[str, Any] = loss_weights
         assert precision != "auto"
         self.bf16 = precision == "bf16"
@@ -53,14 +61,27 @@ class AdapterRecipe:
 
     @classmethod
     def from_config(cls, config: AdapterConfig, device: torch.device, root: Path) -> "AdapterRecipe":
-        """Build the recipe that a stage's configuration describes."""
-        encoder = make_encoder(config.model, root).to(device)
-        optimizer = make_optimizer("adapter", encoder.adapters.named_parameters(), config.optim)
-        return cls(encoder, optimizer, loss_weights=asdict(config.loss), precision=config.precision)
+        """Build the recipe that a stage's configuration describes, with the weights that `init_from` names."""
+        encoder = make_encoder(config.model, root)
+        normaliser = FeatureNormaliser(encoder.dim)
+        init_digests = start_adapters(config, encoder, root, normaliser)
+        encoder.to(device)
+        return cls(
+            encoder,
+            normaliser.to(device),
+            make_optimizer("adapter", encoder.adapters.named_parameters(), config.optim),
+            loss_weights=asdict(config.loss),
+            precision=config.precision,
+            init_digests=init_digests,
+        )
 
     def initialise(self, batches: Iterable[Batch]) -> None:
-        """Fit the statistics of clean features."""
-        fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
+        """Fit the statistics of clean features, unless they came with the weights that the stage starts from.
+
+        Imported adapters have none.
+        """
+        if self.normaliser.is_identity:
+            fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
 
     def update(self, batch: Batch, step: int) -> Metrics:
         """Move the adapters once towards the clean features."""

@@ -1,15 +1,11 @@
-"""What recipes are built from: encoder, optimizers, feature statistics, weights to start from."""
+"""What recipes are built from: encoder, optimizers, feature statistics."""
 
-import hashlib
-import shlex
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from miipher2.config.paths import folder_or_hub_name
@@ -45,30 +41,6 @@ def make_optimizer(
         max_grad_norm=optim.max_grad_norm,
         finite=finite,
     )
-
-
-def read_weights(key: str, published: str, file: str, root: Path) -> tuple[dict[str, Tensor], str]:
-    """Read a file of weights from an earlier stage's published folder; return its tensors and sha256.
-
-    Args:
-        key: the configuration key that names the folder, for the error message.
-
-    Raises:
-        FileNotFoundError: it does not exist; names the key, the file and how to make it.
-        ValueError: it is damaged.
-    """
-    path = root / published / f"{file}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{key}={published}: {path} is missing; train the earlier stage first (uv run dvc repro), or fetch it "
-            "(uv run dvc pull)"
-        )
-    data = path.read_bytes()
-    try:
-        return load(data), hashlib.sha256(data).hexdigest()
-    except SafetensorError as error:
-        restore = shlex.join(["uv", "run", "dvc", "checkout", "--force", published])
-        raise ValueError(f"{key}={published}: {path} is damaged ({error}); restore it: {restore}") from None
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

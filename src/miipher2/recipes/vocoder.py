@@ -1,5 +1,6 @@
 """Stages 2 and 3: a vocoder trained against discriminators. They differ in encoder input and starting weights."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from miipher2.config.schema import VocoderConfig, VocoderLossConfig
 from miipher2.config.schema_data import FRAMES_PER_SECOND
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
+from miipher2.models.pretrained import PretrainedWeights
 from miipher2.models.vocoder.discriminators import Discriminators
 from miipher2.models.vocoder.generator import Generator
 from miipher2.models.vocoder.registry import build_generator
@@ -22,9 +24,9 @@ from miipher2.recipes.components import (
     make_encoder,
     make_optimizer,
     named,
-    read_weights,
     under,
 )
+from miipher2.recipes.init_from import fitting, start_adapters
 from miipher2.training.ema import ExponentialMovingAverage
 from miipher2.training.losses import (
     MelDistance,
@@ -34,6 +36,8 @@ from miipher2.training.losses import (
 )
 from miipher2.training.optimizer import FiniteCheck, NetworkOptimizer
 from miipher2.training.recipe import Batch, Metrics
+
+log = logging.getLogger(__name__)
 
 
 class VocoderRecipe:
@@ -45,7 +49,8 @@ class VocoderRecipe:
         encoder_input: `clean` or `degraded`: which side of an example goes through the encoder.
         loss_weights: the `loss` section of the configuration.
         segment_frames: what the generator makes of a crop; the encoder gets the whole crop.
-        init_digests: sha256 of the weights that the stage started from: `adapter`, `vocoder`.
+        init_digests: sha256 of the weights that the stage started from: `adapter`, `vocoder`, and `discriminators`
+            where those came from elsewhere.
         ema_decay: of a moving average of the generator, which is then what is exported; None for none.
 
     Source: Kong et al. 2020, HiFi-GAN (arXiv:2010.05646), sections 2.2-2.4.
@@ -98,15 +103,8 @@ class VocoderRecipe:
         normaliser = FeatureNormaliser(encoder.dim)
         generator = build_generator(dim=encoder.dim, sample_rate_hz=model.sample_rate_hz, **asdict(model.generator))
         discriminators = Discriminators(**asdict(model.discriminator))
-        init_digests = {}
-        if (published := config.init_from.adapter) is not None:
-            weights, init_digests["adapter"] = read_weights("init_from.adapter", published, "final", root)
-            encoder.load_adapter_state_dict(under("adapters.", weights))
-        if (published := config.init_from.vocoder) is not None:
-            weights, init_digests["vocoder"] = read_weights("init_from.vocoder", published, "final", root)
-            generator.load_exported_state_dict(under("generator.", weights))
-            normaliser.load_state_dict(under("normaliser.", weights))
-            discriminators.load_state_dict(read_weights("init_from.vocoder", published, "discriminators", root)[0])
+        init_digests = start_adapters(config, encoder, root)
+        init_digests |= start_vocoder(config, encoder.digest, root, normaliser, generator, discriminators)
         for module in (encoder, normaliser, generator, discriminators):
             module.to(device)
         encoder.requires_grad_(False)
@@ -242,3 +240,44 @@ class VocoderRecipe:
         wave = batch["target"].to(self.device, non_blocking=True)
         segment = features.gather(1, frames[:, :, None].expand(-1, -1, features.shape[2]))
         return segment, wave.gather(1, times)
+
+
+def start_vocoder(
+    config: VocoderConfig,
+    encoder_sha256: str,
+    root: Path,
+    normaliser: FeatureNormaliser,
+    generator: Generator,
+    discriminators: Discriminators,
+) -> dict[str, str]:
+    """Load the vocoder and the discriminators that `init_from` names, if any; return their sha256 by name.
+
+    Discriminators that are not there start fresh, which the log says.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file; says how to make it.
+        ValueError: a file is damaged, or was trained for another encoder, layer, sample rate or network.
+    """
+    init_from, model = config.init_from, config.model
+    digests: dict[str, str] = {}
+    if init_from.vocoder is not None:
+        weights = PretrainedWeights("init_from.vocoder", init_from.vocoder, root)
+        weights.check_encoder(model, encoder_sha256)
+        weights.check(sample_rate_hz=model.sample_rate_hz, generator=asdict(model.generator))
+        tensors, digests["vocoder"] = weights.read("generator")
+        with fitting(weights, "the generator"):
+            generator.load_exported_state_dict(tensors)
+            normaliser.load_state_dict(weights.read("vocoder_normaliser")[0])
+    name = init_from.discriminators or init_from.vocoder
+    if name is None:
+        return digests
+    key = "discriminators" if init_from.discriminators else "vocoder"
+    weights = PretrainedWeights(f"init_from.{key}", name, root)
+    if key == "vocoder" and not weights.has("discriminators"):
+        log.info("%s has no discriminators: they start fresh", weights.label)
+        return digests
+    weights.check(sample_rate_hz=model.sample_rate_hz)
+    tensors, digest = weights.read("discriminators")
+    with fitting(weights, f"model.discriminator={asdict(model.discriminator)}"):
+        discriminators.load_state_dict(tensors)
+    return digests | ({"discriminators": digest} if key == "discriminators" else {})

@@ -27,6 +27,11 @@ class FeatureNormaliser(nn.Module):
         self.register_buffer("_sum", torch.zeros(dim, dtype=torch.float64), persistent=False)
         self.register_buffer("_sum_squares", torch.zeros(dim, dtype=torch.float64), persistent=False)
 
+    @property
+    def is_identity(self) -> bool:
+        """Return whether nothing was fitted or loaded yet, or what was loaded leaves features as they are."""
+        return bool((self.mean == 0).all() and (self.std == 1).all())
+
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame dim"]:
         """Return the standardised features."""
         return (features - self.mean) / self.std

@@ -1,0 +1,170 @@
+"""Weights to start from or restore with: what a stage published, or a bundle, in a local folder or on the hub."""
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from miipher2.config.paths import HUB_NAME, is_hub_name
+
+# `bundle.json` tells a bundle from a published folder. Each part: file and prefix of the tensors in a bundle, then in
+# what a stage published.
+BUNDLE = "bundle.json"
+PARTS = {
+    "adapters": (("weights", "adapters."), ("final", "adapters.")),
+    "adapter_normaliser": (("weights", "normaliser."), ("final", "normaliser.")),
+    "generator": (("weights", "vocoder.generator."), ("final", "generator.")),
+    "vocoder_normaliser": (("weights", "vocoder.normaliser."), ("final", "normaliser.")),
+    "discriminators": (("discriminators", ""), ("discriminators", "")),
+}
+# Of a hub repository; its checkpoints, pictures and audio are left there.
+FILES = ["*.json", "*.yaml", "weights.safetensors", "final.safetensors", "discriminators.safetensors", "encoder/*"]
+
+
+class PretrainedWeights:
+    """A folder of weights that a stage starts from.
+
+    Args:
+        key: the configuration key that names it, for messages.
+        name: a folder, relative to `root`, or `owner/name[@revision]` on the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a file in it is missing; says how to make it.
+        ValueError: a file is damaged.
+    """
+
+    def __init__(self, key: str, name: str, root: Path) -> None:
+        self.label = f"{key}={name}"
+        self._name = name
+        self._folder = find_weights(name, root, self.label)
+        self.is_bundle = (self._folder / BUNDLE).is_file()
+        if not self.is_bundle:
+            self._existing("final.safetensors")
+        self.settings, self.encoder_sha256 = self._read_bundle() if self.is_bundle else self._read_published()
+
+    def has(self, part: str) -> bool:
+        """Return whether the file of a part is there."""
+        return (self._folder / f"{self._place(part)[0]}.safetensors").is_file()
+
+    def read(self, part: str) -> tuple[dict[str, Tensor], str]:
+        """Return the tensors of a part, in float32, and the sha256 of their file.
+
+        Raises:
+            FileNotFoundError, ValueError: as of the class; or the file has no such part.
+        """
+        file, prefix = self._place(part)
+        path = self._existing(f"{file}.safetensors")
+        data = path.read_bytes()
+        try:
+            tensors = load(data)
+        except SafetensorError as error:
+            raise ValueError(f"{self.label}: {path} is damaged ({error}); {self._remedy()}") from None
+        found = {name.removeprefix(prefix): each.float() for name, each in tensors.items() if name.startswith(prefix)}
+        if not found:
+            raise ValueError(f"{self.label}: {path} has no tensors under '{prefix}'; is it of the right stage?")
+        return found, hashlib.sha256(data).hexdigest()
+
+    def check(self, **wanted: Any) -> None:
+        """Check that the settings which these weights were trained with are those of the stage.
+
+        Raises:
+            ValueError: one is not; names both.
+        """
+        for setting, value in wanted.items():
+            found = self.settings.get(setting)
+            if found != value:
+                raise ValueError(f"{self.label} was trained with model.{setting}={found}; this stage has {value}")
+
+    def check_encoder(self, model: Any, digest: str) -> None:
+        """Check that these weights are for the features of a stage's encoder.
+
+        Args:
+            model: the `model` section of the stage.
+            digest: sha256 of its encoder.
+
+        Raises:
+            ValueError: the layer or the encoder is another one; names both.
+        """
+        self.check(hubert_layer=model.hubert_layer)
+        if self.encoder_sha256 is None:
+            self.check(hubert_model_name=model.hubert_model_name)
+        elif self.encoder_sha256 != digest:
+            raise ValueError(
+                f"{self.label} was trained on the encoder {self.settings.get('hubert_model_name')} (sha256 "
+                f"{self.encoder_sha256}); this stage has {model.hubert_model_name} (sha256 {digest})"
+            )
+
+    def _place(self, part: str) -> tuple[str, str]:
+        return PARTS[part][0 if self.is_bundle else 1]
+
+    def _existing(self, file: str) -> Path:
+        path = self._folder / file
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.label}: {path} is missing; train the earlier stage first (uv run dvc repro), or fetch it "
+                "(uv run dvc pull)"
+            )
+        return path
+
+    def _remedy(self) -> str:
+        return "restore it: " + shlex.join(["uv", "run", "dvc", "checkout", "--force", self._name])
+
+    def _read_bundle(self) -> tuple[dict[str, Any], str | None]:
+        description = self._parse(self._existing(BUNDLE), json.loads)
+        return self._section(description, "settings", BUNDLE), _encoder_sha256(description.get("lineage"), "sha256")
+
+    def _read_published(self) -> tuple[dict[str, Any], str | None]:
+        config = self._parse(self._existing("config.yaml"), yaml.safe_load)
+        digest = None
+        for path in (*self._folder.glob("checkpoint_*.json"), self._folder / "imported.json"):
+            if path.is_file() and digest is None:
+                described = self._parse(path, json.loads)
+                digest = _encoder_sha256({"encoder": described.get("upstream_digests") or described}, "encoder")
+        return self._section(config, "model", "config.yaml"), digest
+
+    def _parse(self, path: Path, parse: Any) -> dict[str, Any]:
+        try:
+            values = parse(path.read_text())
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{self.label}: {path} is damaged ({' '.join(str(error).split())})") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{self.label}: {path} holds no mapping")
+        return values
+
+    def _section(self, values: dict[str, Any], key: str, file: str) -> dict[str, Any]:
+        if not isinstance(values.get(key), dict):
+            raise ValueError(f"{self.label}: {self._folder / file} has no section '{key}'")
+        section: dict[str, Any] = values[key]
+        return section
+
+
+def find_weights(name: str, root: Path, label: str | None = None) -> Path:
+    """Return the folder that a name refers to, taken from `root`; a hub repository is fetched, or read from the cache.
+
+    Raises:
+        FileNotFoundError: it is neither a folder nor a repository that can be had.
+    """
+    folder, match = root / name, HUB_NAME.fullmatch(name)
+    if match is None or not is_hub_name(name, root):
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"{label or name}: {folder} is missing, and {name} cannot be fetched from the Hugging Face hub ({reason})"
+        ) from None
+
+
+def _encoder_sha256(lineage: Any, key: str) -> str | None:
+    value = lineage.get("encoder", {}).get(key) if isinstance(lineage, dict) else None
+    return value if isinstance(value, str) else None
