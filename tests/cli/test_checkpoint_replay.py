@@ -15,7 +15,7 @@ import torch
 from tiny_checkpoints import Command, make_checkpoint, write
 
 from miipher2 import rng
-from miipher2.cli import checkpoint_replay
+from miipher2.cli.checkpoint import replay as checkpoint_replay
 from miipher2.config import resume_routing
 from miipher2.data import dataloader
 from miipher2.training import checkpoint, stage

@@ -19,8 +19,9 @@ from dvc.cli import parse_args
 from tiny_checkpoints import Command
 from tiny_repository import detach, git, make_run
 
-from miipher2.cli import checkpoint, degrade, demo, doctor, evaluate, export, restore
+from miipher2.cli import degrade, demo, doctor, evaluate, export, restore
 from miipher2.cli import main as command_line
+from miipher2.cli.checkpoint import commands as checkpoint
 from miipher2.cli.doctor_checks import Training as Process
 from miipher2.cli.doctor_checks import process_findings
 from miipher2.config import params, resume_routing
@@ -314,7 +315,7 @@ def test_a_printed_command_works(place: str, here: Path, miipher2: Command, monk
 def test_whoever_prints_a_command_is_in_the_table() -> None:
     """A file that names a program to run, outside docstrings, has to be one whose output is tried above."""
     tried = {
-        *("cli/doctor_checks.py", "cli/checkpoint_show.py", "cli/demo.py", "config/command.py", "config/params.py"),
+        *("cli/doctor_checks.py", "cli/checkpoint/show.py", "cli/demo.py", "config/command.py", "config/params.py"),
         *("config/resume_routing.py", "data/prepared.py", "evaluation/metrics/registry.py", "inference/weights.py"),
         *("models/pretrained.py", "cli/evaluate.py", "cli/main.py", "training/distributed.py"),
     }
@@ -332,4 +333,4 @@ def test_whoever_prints_a_command_is_in_the_table() -> None:
         texts = [node.value for node in constants if isinstance(node.value, str)]
         if any(re.search(r"\buv (run|sync)\b|^uv$|\bdvc (exp|repro|checkout|pull|get)\b", text) for text in texts):
             found.add(path.relative_to(ROOT / "src/miipher2").as_posix())
-    assert found <= tried | {"cli/doctor.py", "config/script.py", "cli/checkpoint.py", "evaluation/stage.py"}
+    assert found <= tried | {"cli/doctor.py", "config/script.py", "cli/checkpoint/commands.py", "evaluation/stage.py"}

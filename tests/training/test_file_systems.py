@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny_run import Tiny
 
-from miipher2.cli.checkpoint_verify import find_problem
+from miipher2.cli.checkpoint.verify import find_problem
 from miipher2.config.paths import ignores_case
 from miipher2.training import run_dir
 from miipher2.training.checkpoint import load

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from miipher2.cli import checkpoint, degrade, demo, doctor, evaluate, export, params, restore
+from miipher2.cli import degrade, demo, doctor, evaluate, export, params, restore
+from miipher2.cli.checkpoint import commands as checkpoint
 
 DESCRIPTION = """\
 Restore, degrade and evaluate recordings, inspect checkpoints, and repair what a killed DVC leaves behind. To train, use

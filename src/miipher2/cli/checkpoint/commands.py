@@ -109,26 +109,24 @@ def add_parser(commands: Any) -> None:
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     file, folder = {"metavar": "FILE"}, {"metavar": "DIR"}
-    _add(verbs, "ls", "checkpoint_ls", "list checkpoints", LS, folder=folder)
-    _add(verbs, "show", "checkpoint_show", "show how a checkpoint or published weights were made", SHOW, file=file)
+    _add(verbs, "ls", "ls", "list checkpoints", LS, folder=folder)
+    _add(verbs, "show", "show", "show how a checkpoint or published weights were made", SHOW, file=file)
     _add(
         verbs,
         "command",
-        "checkpoint_show:print_command",
+        "show:print_command",
         "print the command that resumes from a checkpoint",
         COMMAND,
         file=file,
     )
-    verify = _add(
-        verbs, "verify", "checkpoint_verify", "check that files are intact", VERIFY, path={"metavar": "FILE|DIR"}
-    )
+    verify = _add(verbs, "verify", "verify", "check that files are intact", VERIFY, path={"metavar": "FILE|DIR"})
     verify.add_argument("--chain", action="store_true", help="walk back to the run's first step")
-    _add(verbs, "diff", "checkpoint_diff", "compare two checkpoints", DIFF, a={"metavar": "A"}, b={"metavar": "B"})
+    _add(verbs, "diff", "diff", "compare two checkpoints", DIFF, a={"metavar": "A"}, b={"metavar": "B"})
     ends: dict[str, dict[str, Any]] = {"start": {"metavar": "FROM"}, "end": {"metavar": "TO", "nargs": "?"}}
     replay = _add(
         verbs,
         "replay",
-        "checkpoint_replay",
+        "replay",
         "repeat the updates between two checkpoints and compare the bits",
         REPLAY,
         **ends,
@@ -142,7 +140,7 @@ def _add(verbs: Any, verb: str, module: str, summary: str, description: str, **p
     for name, settings in paths.items():
         parser.add_argument(name, type=path, **settings)
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
-    parser.set_defaults(run=_lazily(f"miipher2.cli.{module}"))
+    parser.set_defaults(run=_lazily(f"miipher2.cli.checkpoint.{module}"))
     return parser
 
 

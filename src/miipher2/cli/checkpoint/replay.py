@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from miipher2.atomic_io import write_atomically
-from miipher2.cli.checkpoint_diff import Difference, compare
+from miipher2.cli.checkpoint.diff import Difference, compare
 from miipher2.config.load import load_config
 from miipher2.config.paths import ROOT
 from miipher2.config.schema import STAGES
@@ -104,7 +104,7 @@ def replay_span(start: Path, end: Path) -> dict[str, Any]:
         if world_size == 1:
             return replay(start, waypoints, scratch).found()
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-        words = ["-m", "miipher2.cli.checkpoint_replay", *(str(path.resolve()) for path in (start, end)), folder]
+        words = ["-m", "miipher2.cli.checkpoint.replay", *(str(path.resolve()) for path in (start, end)), folder]
         threads = {"OMP_NUM_THREADS": str(environment.get("threads", 1))}
         done = subprocess.run([sys.executable, *launcher, *words], env={**os.environ, **threads}, check=False)
         results = [json.loads(path.read_text()) for path in sorted(scratch.glob(FOUND.format("*")))]
