@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "training": "rng atomic_io config audio models data tracking",
     "recipes": "rng config audio models training",
     "inference": "rng atomic_io config audio models",
+    "importing": "atomic_io config models inference training",
     "evaluation": "rng atomic_io config audio models data inference",
 }
 WIRING = ("cli", "compose")

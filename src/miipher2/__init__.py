@@ -8,6 +8,7 @@ models       the frozen encoder with its adapters, and the vocoders
 training     the loop, checkpoints, resume; knows no speech
 recipes      what each training stage computes
 tracking     progress bar, W&B, audio samples; cannot alter a result
+importing    weights of other projects as published folders
 inference    restoring recordings of any length, in folders, on clusters
 evaluation   metrics, intervals, the report
 cli          the miipher2 command
