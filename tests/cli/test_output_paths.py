@@ -19,7 +19,7 @@ def test_params_names_the_key_and_writes_nothing(miipher2: Command) -> None:
 @pytest.mark.parametrize(
     "out", ["", ".", "..", "src", "src/x", "docs/x", ".git", "data/embedded/x", "exp", "exp/results"]
 )
-@pytest.mark.parametrize("command", ["restore", "degrade", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["restore", "degrade", "evaluate", "export", "import"])
 def test_no_command_writes_into_what_the_repository_consists_of(
     out: str, command: str, tmp_path: Path, miipher2: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,6 +30,7 @@ def test_no_command_writes_into_what_the_repository_consists_of(
         "degrade": (recordings, out, "--config", "mini"),
         "evaluate": ("-", recordings, recordings, "--out", out),
         "export": (out,),
+        "import": (out, "--adapter", ROOT / "README.md"),
     }[command]
     before = sorted(path.name for path in (ROOT / out).iterdir()) if (ROOT / out).is_dir() else None
     result = miipher2(command, *words)

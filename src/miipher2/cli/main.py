@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from miipher2.cli import degrade, demo, doctor, evaluate, export, params, restore
+from miipher2.cli import degrade, demo, doctor, evaluate, export, import_weights, params, restore
 from miipher2.cli.checkpoint import commands as checkpoint
 
 DESCRIPTION = """\
@@ -43,7 +43,7 @@ def make_parser() -> Parser:
     """Return the parser of the whole command."""
     parser = Parser(prog="miipher2", description=DESCRIPTION, epilog=EXAMPLES)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (checkpoint, doctor, evaluate, export, restore, demo, degrade, params):
+    for module in (checkpoint, doctor, evaluate, export, import_weights, restore, demo, degrade, params):
         module.add_parser(commands)
     return parser
 

@@ -1,5 +1,11 @@
 """Weights of other projects, imported as published folders. Nothing in a file is ever run.
 
+importer     what is imported from which file: tells the kind from the keys
 unpickle     pickles to plain values, with inert stand-ins for every class
 torch_file   files of torch.save and safetensors: plain values and tensors
+source       tensors of a file, each to be used or named; the record of an import
+licences     as far as they are known
+encoder      the encoder folder, with a file's own weights
+adapter      checkpoints of the original Miipher-2 code
+output       published folders, written whole or not at all
 """

@@ -47,7 +47,12 @@ def save_bundle(
             stored = {name: tensor.to(DTYPES[precision]) for name, tensor in load_file(discriminators).items()}
             save_file(stored, temporary / DISCRIMINATORS)
         if encoder_from is not None:
-            _save_encoder(weights, encoder_from, temporary / ENCODER, DTYPES[precision])
+            from miipher2.models.encoder.transformers_models import save_first_layers
+
+            revision = weights.settings.get("hubert_revision") if not Path(encoder_from).is_dir() else None
+            save_first_layers(
+                encoder_from, weights.encoder.layers[-1], revision, temporary / ENCODER, DTYPES[precision]
+            )
         description = {
             "format": FORMAT,
             "precision": precision,
@@ -94,18 +99,3 @@ def load_bundle(folder: Path, root: Path) -> Weights:
     if not is_included and expected is not None and expected != encoder.digest:
         raise ValueError(f"{name}: the encoder's sha256 is {encoder.digest}; {folder} was exported for {expected}")
     return Weights(encoder, file.normaliser("normaliser.", encoder.dim), vocoder, settings, description["lineage"])
-
-
-def _save_encoder(weights: Weights, name: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write the encoder, cut at its layer, in transformers' format."""
-    from miipher2.models.encoder.transformers_models import find_preprocessor, model_class
-
-    revision = weights.settings.get("hubert_revision") if not Path(name).is_dir() else None
-    kind = model_class(name, revision)
-    config = kind.config_class.from_pretrained(name, revision=revision)
-    config.num_hidden_layers = weights.encoder.layers[-1]
-    model = kind.from_pretrained(name, config=config, revision=revision, dtype=dtype)
-    model.save_pretrained(folder)
-    extractor = find_preprocessor(name, revision)
-    if extractor is not None:
-        shutil.copyfile(extractor, folder / "preprocessor_config.json")

@@ -29,6 +29,7 @@ LINEAGE_KEYS = (
     "stage", "step", "run_id", "saved_at", "sha256", "code", "data_sha256", "upstream_digests", "sources", "parents",
     "environment",
 )  # fmt: skip
+IMPORTED = "imported.json"  # where weights of another project came from, beside them
 
 
 class Vocoder(nn.Module):
@@ -241,11 +242,25 @@ class _PublishedFolder:
             except (ValueError, OSError):
                 continue  # the weights are whole all the same; `miipher2 checkpoint verify` reports it
         newest = max(summaries, key=lambda summary: int(summary.get("step", -1)), default={})
+        imported = self.folder / IMPORTED
         return {
             "weights_sha256": sha256_of(self.file.path),
             "config_sha256": sha256_of(self.config),
             "training": {key: newest[key] for key in LINEAGE_KEYS if key in newest},
+            **({"imported": _read_json(imported)} if imported.is_file() else {}),
         }
+
+
+def _read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error}); import it again") from None
 
 
 def _one_line(error: RuntimeError) -> str:

@@ -1,5 +1,6 @@
 """The first layers of transformers' HuBERT, WavLM, wav2vec 2.0 and w2v-BERT 2.0; importing this takes seconds."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ MODELS: dict[str, Any] = {
     "wav2vec2-bert": Wav2Vec2BertModel,
 }
 ATTENTION = "miipher2_sdpa"
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def model_class(name: str, revision: str | None) -> Any:
@@ -78,15 +80,32 @@ def load_first_layers(name: str, layers: int, revision: str | None) -> Any:
     return model
 
 
+def save_first_layers(name: str, layers: int, revision: str | None, folder: Path, dtype: torch.dtype) -> None:
+    """Write a copy of a model with its first `layers` layers, and of its preprocessor's settings.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: it is not supported, or has fewer layers.
+    """
+    kind = model_class(name, revision)
+    config = kind.config_class.from_pretrained(name, revision=revision)
+    check_layers(name, config.num_hidden_layers, layers)
+    config.num_hidden_layers = layers
+    with _quiet():
+        model = kind.from_pretrained(name, config=config, revision=revision, dtype=dtype)
+    model.save_pretrained(folder)
+    extractor = find_preprocessor(name, revision)
+    if extractor is not None:
+        shutil.copyfile(extractor, folder / PREPROCESSOR)
+
+
 def find_preprocessor(name: str, revision: str | None) -> Path | None:
     """Return the path of a model's `preprocessor_config.json`, where it has one.
 
     Raises:
         OSError: the hub cannot be reached.
     """
-    path = utils.cached_file(
-        name, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
-    )
+    path = utils.cached_file(name, PREPROCESSOR, revision=revision, _raise_exceptions_for_missing_entries=False)
     return None if path is None else Path(path)
 
 

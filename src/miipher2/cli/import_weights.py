@@ -1,0 +1,56 @@
+"""`miipher2 import`: weights of other projects in, published folders out."""
+
+import argparse
+import sys
+from typing import Any
+
+from miipher2.cli.arguments import path, text
+
+IMPORT = """\
+Import weights of another project. OUT gets encoder/, adapter/ and imported.json, and works like the folders that our
+own stages publish: for restore, export, init_from and training. The kind of a file is told from its keys, and nothing
+in it is run. docs/import.md lists what can be imported, how exactly, and under which licence.
+
+--encoder is the encoder that the file was trained from, whose config.json is needed; by default the one that the file
+names. A key of the file that is neither used nor known is an error.
+
+example:
+  miipher2 import models/original --adapter checkpoint_199k.pt --encoder utter-project/mHuBERT-147
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add `import` to the command line."""
+    parser = commands.add_parser("import", help="import weights of another project", description=IMPORT)
+    parser.add_argument("folder", type=path, metavar="OUT", help="a new folder")
+    parser.add_argument("--adapter", type=path, metavar="FILE", required=True, help="a checkpoint with adapters")
+    parser.add_argument("--encoder", type=text, metavar="NAME|DIR", help="a folder, or a name on the hub")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the folder, and print what was imported, what is not exact, and licences."""
+    from pathlib import Path
+
+    from miipher2.config.paths import ROOT, check_output
+
+    if arguments.folder.exists():
+        raise FileExistsError(f"{arguments.folder}: exists; should be a new folder")
+    check_output(arguments.folder, [arguments.adapter])
+
+    from miipher2.importing.importer import Sources, import_weights
+
+    described = import_weights(arguments.folder, Sources(arguments.adapter, arguments.encoder), ROOT)
+    for part in ("adapter", "vocoder"):
+        if part in described:
+            _report(Path(arguments.folder, part), described[part])
+    return 0
+
+
+def _report(folder: Any, record: dict[str, Any]) -> None:
+    step = "" if record["step"] is None else f", step {record['step']}"
+    lines = [f"{folder}: {record['kind']} ({record['file']}{step})"]
+    lines += [f"  not exact: {each}" for each in record["not_exact"]]
+    lines += [f"  left out: {reason} ({len(names)})" for reason, names in record["left_out"].items()]
+    lines += [f"  {'NO COMMERCIAL USE' if record['is_non_commercial'] else 'licence'}: {record['licence']}"]
+    sys.stdout.write("\n".join(lines) + "\n")

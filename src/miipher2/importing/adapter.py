@@ -1,0 +1,135 @@
+"""Adapter checkpoints of the original Miipher-2 code (Atotti/miipher-2): adapters, and the HuBERT that is in the file.
+
+That code also trains the layer norms before or after the adapted blocks, so the encoder is the file's own.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from miipher2.importing.encoder import take_hubert
+from miipher2.importing.licences import licence_of
+from miipher2.importing.source import Record, SourceTensors, describe, value_at
+from miipher2.importing.torch_file import SourceError
+
+MODEL, OPTIMIZER = "model_state_dict", "optimizer_state_dict"
+# The extractor's name for its HuBERT, and before July 2025.
+HUBERT_PREFIXES = ("extractor.model.", "extractor.hubert.")
+PARTS = {"ff.0": "norm", "ff.1": "down", "ff.3": "up"}
+# Tensors that the optimizer of today's wiring has for each layer (2 of its layer norm, 6 of its adapter), and that of
+# the wiring before 2025-06-19, where adapters came after a layer.
+PARALLEL, SERIAL = 8, 6
+
+
+@dataclass
+class ImportedAdapter:
+    """Adapters with their encoder.
+
+    Args:
+        tensors: as `published/` names them.
+        hubert: the model for the encoder folder.
+    """
+
+    tensors: dict[str, Tensor]
+    layer: int
+    hidden_dim: int
+    hubert: Any
+    record: Record
+
+
+def is_adapter(content: Any) -> bool:
+    """Return whether a file holds the original's adapters, alone or in a checkpoint."""
+    state = content.get(MODEL, content) if isinstance(content, dict) else None
+    return isinstance(state, dict) and any(str(name).startswith("adapters.0.") for name in state)
+
+
+def import_adapter(path: Path, content: Any, sha256: str, encoder: str | None) -> ImportedAdapter:
+    """Return the adapters of a file, and the HuBERT with the layer norms that were trained beside them.
+
+    Args:
+        encoder: folder or hub name of the encoder that the file was trained from, whose `config.json` is needed; None
+            for the one that the file names.
+
+    Raises:
+        SourceError: the file is of an era with other wiring, or a key is missing, of another shape or not known.
+        ValueError: no encoder is named, or it does not fit.
+    """
+    is_checkpoint = MODEL in content
+    tensors = SourceTensors(path, content[MODEL] if is_checkpoint else content, MODEL if is_checkpoint else "the file")
+    numbers = {int(found[1]) for name in tensors.names if (found := re.match(r"adapters\.(\d{1,4})\.", name))}
+    layer = max(numbers) + 1
+    _check_wiring(path, content.get(OPTIMIZER) if is_checkpoint else None, layer)
+    named = value_at(content, "config.model.hubert_model_name") if is_checkpoint else None
+    encoder = encoder or (named if isinstance(named, str) else None)
+    if encoder is None:
+        raise ValueError(f"{path}: does not name its encoder; add --encoder, such as utter-project/mHuBERT-147")
+    hidden_dim, dim = tensors.sizes("adapters.0.ff.1.weight", 2)
+    shapes: dict[str, tuple[int, ...]] = {
+        "ff.0.weight": (dim,),
+        "ff.0.bias": (dim,),
+        "ff.1.weight": (hidden_dim, dim),
+        "ff.1.bias": (hidden_dim,),
+        "ff.3.weight": (dim, hidden_dim),
+        "ff.3.bias": (dim,),
+    }
+    adapters = {
+        f"adapters.{number}.{PARTS[part[:4]]}.{part[5:]}": tensors.take(f"adapters.{number}.{part}", shape)
+        for number in range(layer)
+        for part, shape in shapes.items()
+    }
+    hubert = take_hubert(tensors, _prefix(tensors), encoder, layer)
+    tensors.check_all_used()
+    if dim != hubert.config.hidden_size:
+        raise SourceError(f"{path}: adapters for {dim} values a frame; its encoder has {hubert.config.hidden_size}")
+    record = Record("adapters of the original Miipher-2 code", path.name, sha256, left_out=tensors.left_out)
+    record.licence, record.is_non_commercial = licence_of(encoder, named)
+    record.not_exact.append(
+        "a frame begins 40 samples (2.5 ms) earlier: the source pads nothing, here 40 samples on each side are"
+    )
+    if is_checkpoint:
+        step = content.get("step")
+        record.step = step if type(step) is int else None
+        others = sorted(str(key)[:80] for key in content if key not in (MODEL, "step", "config"))
+        record.left_out["entries of the checkpoint beside the model"] = others
+        said = value_at(content, "config.model.hubert_layer")
+        if said != layer:
+            record.not_exact.append(f"its configuration has hubert_layer {describe(said)}; its {layer} adapters decide")
+    else:
+        record.not_exact.append(
+            "without an optimizer the file does not show whether its adapters stand beside the feed-forward blocks "
+            "(from 2025-06-19 on, as here) or after the layers"
+        )
+    return ImportedAdapter(adapters, layer, hidden_dim, hubert, record)
+
+
+def _prefix(tensors: SourceTensors) -> str:
+    for prefix in HUBERT_PREFIXES:
+        if any(name.startswith(prefix) for name in tensors.names):
+            return prefix
+    raise SourceError(
+        f"{tensors.path}: {tensors.what} has no {HUBERT_PREFIXES[0]}…; should hold the encoder beside the adapters, "
+        "since its layer norms were trained with them"
+    )
+
+
+def _check_wiring(path: Path, optimizer: Any, layers: int) -> None:
+    """Check by the number of trained tensors that the adapters stand beside the feed-forward blocks."""
+    groups = value_at(optimizer, "param_groups")
+    if not isinstance(groups, list) or not all(isinstance(value_at(group, "params"), list) for group in groups):
+        if optimizer is not None:
+            raise SourceError(f"{path}: {OPTIMIZER} is {describe(optimizer)} without param_groups; should have them")
+        return
+    count = sum(len(group["params"]) for group in groups)
+    if count == SERIAL * layers:
+        raise SourceError(
+            f"{path}: {OPTIMIZER} has {count} tensors for {layers} adapters: they come after the layers, as before "
+            f"2025-06-19; should be a later checkpoint, with {PARALLEL * layers}, whose adapters stand beside them"
+        )
+    if count != PARALLEL * layers:
+        raise SourceError(
+            f"{path}: {OPTIMIZER} has {count} tensors for {layers} adapters; should have {PARALLEL * layers}: "
+            "6 of each adapter and 2 of each layer norm"
+        )
