@@ -4,18 +4,19 @@ import argparse
 import sys
 from typing import Any
 
-from miipher2.cli.arguments import path, text
+from miipher2.cli.arguments import path, text, whole
 
 IMPORT = """\
-Import weights of another project. OUT gets encoder/, adapter/ and imported.json, and works like the folders that our
-own stages publish: for restore, export, init_from and training. The kind of a file is told from its keys, and nothing
-in it is run. docs/import.md lists what can be imported, how exactly, and under which licence.
+Import weights of another project. OUT gets encoder/, adapter/, vocoder/ and imported.json, which work like
+the folders that our own stages publish: for restore, export, init_from and training. The kind of a file is told from
+its keys, and nothing in it is run. docs/import.md lists what can be imported, how exactly, and under which licence.
 
 --encoder is the encoder that the file was trained from, whose config.json is needed; by default the one that the file
 names. A key of the file that is neither used nor known is an error.
 
-example:
+examples:
   miipher2 import models/original --adapter checkpoint_199k.pt --encoder utter-project/mHuBERT-147
+  miipher2 import models/vocoder --vocoder hubert_base_l3.ckpt --encoder facebook/hubert-base-ls960 --layer 3
 """
 
 
@@ -23,8 +24,10 @@ def add_parser(commands: Any) -> None:
     """Add `import` to the command line."""
     parser = commands.add_parser("import", help="import weights of another project", description=IMPORT)
     parser.add_argument("folder", type=path, metavar="OUT", help="a new folder")
-    parser.add_argument("--adapter", type=path, metavar="FILE", required=True, help="a checkpoint with adapters")
+    parser.add_argument("--adapter", type=path, metavar="FILE", help="a checkpoint with adapters")
+    parser.add_argument("--vocoder", type=path, metavar="FILE", help="a checkpoint with a vocoder")
     parser.add_argument("--encoder", type=text, metavar="NAME|DIR", help="a folder, or a name on the hub")
+    parser.add_argument("--layer", type=whole(1), metavar="N", help="of the encoder, where a file does not tell")
     parser.set_defaults(run=run)
 
 
@@ -36,11 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.folder.exists():
         raise FileExistsError(f"{arguments.folder}: exists; should be a new folder")
-    check_output(arguments.folder, [arguments.adapter])
+    if not (files := [each for each in (arguments.adapter, arguments.vocoder) if each is not None]):
+        raise ValueError("--adapter and --vocoder are both missing; should name at least one file")
+    check_output(arguments.folder, files)
 
     from miipher2.importing.importer import Sources, import_weights
 
-    described = import_weights(arguments.folder, Sources(arguments.adapter, arguments.encoder), ROOT)
+    sources = Sources(arguments.adapter, arguments.vocoder, arguments.encoder, arguments.layer)
+    described = import_weights(arguments.folder, sources, ROOT)
     for part in ("adapter", "vocoder"):
         if part in described:
             _report(Path(arguments.folder, part), described[part])

@@ -7,5 +7,8 @@ source       tensors of a file, each to be used or named; the record of an impor
 licences     as far as they are known
 encoder      the encoder folder, with a file's own weights
 adapter      checkpoints of the original Miipher-2 code
+vocoder      what every imported vocoder is, and known files that cannot be imported
+hifigan      HiFi-GAN on features of an encoder, with its discriminators
+vocos        Vocos on features of an encoder
 output       published folders, written whole or not at all
 """

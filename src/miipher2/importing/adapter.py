@@ -90,10 +90,7 @@ def import_adapter(path: Path, content: Any, sha256: str, encoder: str | None) -
         "a frame begins 40 samples (2.5 ms) earlier: the source pads nothing, here 40 samples on each side are"
     )
     if is_checkpoint:
-        step = content.get("step")
-        record.step = step if type(step) is int else None
-        others = sorted(str(key)[:80] for key in content if key not in (MODEL, "step", "config"))
-        record.left_out["entries of the checkpoint beside the model"] = others
+        record.add_checkpoint(content, "step", (MODEL, "config"))
         said = value_at(content, "config.model.hubert_layer")
         if said != layer:
             record.not_exact.append(f"its configuration has hubert_layer {describe(said)}; its {layer} adapters decide")

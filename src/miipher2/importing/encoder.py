@@ -52,8 +52,7 @@ def take_hubert(tensors: SourceTensors, prefix: str, name: str, layers: int) -> 
         raise ValueError(
             f"--encoder {name}: model_type {settings.get('model_type')!r}; should be one of {', '.join(HUBERT_SHAPED)}"
         )
-    available = settings.get("num_hidden_layers", 12)
-    check_layers(name, available, layers)
+    check_layer(name, settings, layers)
     model_type = MODELS["hubert"]
     kept = {key: value for key, value in settings.items() if key not in ("model_type", "architectures")}
     no_masks = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
@@ -67,10 +66,25 @@ def take_hubert(tensors: SourceTensors, prefix: str, name: str, layers: int) -> 
             found = older if tensors.has(older) else found
         state[wanted] = tensors.take(found, tensor.shape)
     model.load_state_dict(state)
-    above = [f"{prefix}encoder.layers.{number}." for number in range(layers, available)]
+    above = [f"{prefix}encoder.layers.{number}." for number in range(layers, settings.get("num_hidden_layers", 12))]
     tensors.leave_out("layers above the adapters", above)
     tensors.leave_out("the embedding of masked frames", [f"{prefix}masked_spec_embed"])
     return model
+
+
+def check_layer(name: str, settings: dict[str, Any], layer: int) -> None:
+    """Check that an encoder has a layer whose features mean the same in every version of transformers.
+
+    Raises:
+        ValueError: it has not.
+    """
+    available = settings.get("num_hidden_layers", 12)
+    check_layers(name, available, layer)
+    if settings.get("do_stable_layer_norm") and layer == available:
+        raise ValueError(
+            f"{name}: layer {layer} is its last, whose features some versions of transformers take before the last "
+            "LayerNorm and others after it; should be a lower layer"
+        )
 
 
 def save_hubert(model: Any, folder: Path) -> None:

@@ -4,13 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from miipher2.atomic_io import sha256_of
 from miipher2.config.paths import folder_or_hub_name
-from miipher2.importing.adapter import import_adapter, is_adapter
-from miipher2.importing.encoder import save_hubert
+from miipher2.importing.adapter import ImportedAdapter, import_adapter, is_adapter
+from miipher2.importing.encoder import check_layer, read_config, save_hubert
+from miipher2.importing.hifigan import import_hifigan, is_hifigan
 from miipher2.importing.output import Published, write
 from miipher2.importing.source import describe
 from miipher2.importing.torch_file import SourceError, read_file
+from miipher2.importing.vocoder import ImportedVocoder, check_known
+from miipher2.importing.vocos import import_vocos, is_vocos
+from miipher2.models.encoder.from_pretrained import EncoderUnavailableError
+from miipher2.models.encoder.transformers_models import save_first_layers
+
+VOCODERS = ((is_hifigan, import_hifigan), (is_vocos, import_vocos))
 
 
 @dataclass(frozen=True)
@@ -20,10 +29,13 @@ class Sources:
     Args:
         adapter, vocoder: files of other projects; at least one.
         encoder: folder or hub name; None for the one that the files name.
+        layer: of the encoder; None for the one that the files name.
     """
 
     adapter: Path | None
+    vocoder: Path | None
     encoder: str | None
+    layer: int | None
 
 
 def import_weights(out: Path, sources: Sources, root: Path) -> dict[str, Any]:
@@ -39,17 +51,91 @@ def import_weights(out: Path, sources: Sources, root: Path) -> dict[str, Any]:
         ValueError: the parts do not fit together.
     """
     encoder = None if sources.encoder is None else str(folder_or_hub_name(sources.encoder, root))
-    assert sources.adapter is not None
-    content = read_file(sources.adapter)
-    if not is_adapter(content):
-        raise SourceError(f"{sources.adapter}: is {describe(content)}; should hold adapters, named adapters.0.…")
-    adapter = import_adapter(sources.adapter, content, sha256_of(sources.adapter), encoder)
+    adapter = None if sources.adapter is None else _read_adapter(sources.adapter, encoder)
+    vocoder = None if sources.vocoder is None else _read_vocoder(sources.vocoder)
+    layer = _choose_layer(sources, adapter, vocoder)
+    if adapter is not None:
+        dim, name = adapter.hubert.config.hidden_size, f"in {adapter.record.file}"
+    else:
+        assert vocoder is not None
+        if (name := encoder or vocoder.encoder or "") == "":
+            raise ValueError(f"{sources.vocoder}: does not name its encoder; add --encoder, a folder or a hub name")
+        settings = read_config(name)
+        check_layer(name, settings, layer)
+        dim = settings.get("hidden_size", 768)
+    if vocoder is not None and vocoder.dim != dim:
+        raise ValueError(f"{sources.vocoder}: takes {vocoder.dim} values a frame; the encoder ({name}) gives {dim}")
+
+    def save_encoder(folder: Path) -> None:
+        if adapter is not None:
+            save_hubert(adapter.hubert, folder)
+            return
+        try:
+            save_first_layers(name, layer, None, folder, torch.float32)
+        except OSError as error:
+            raise EncoderUnavailableError(f"--encoder {name}: has a config.json, but no weights ({error})") from error
+
     return write(
         out,
         root,
-        layer=adapter.layer,
-        save_encoder=lambda folder: save_hubert(adapter.hubert, folder),
-        encoder_source=f"in {sources.adapter.name}",
-        adapter=Published({"adapter_hidden_dim": adapter.hidden_dim}, {"final": adapter.tensors}, adapter.record),
-        vocoder=None,
+        layer=layer,
+        save_encoder=save_encoder,
+        encoder_source=name,
+        adapter=None if adapter is None else _publish_adapter(adapter),
+        vocoder=None if vocoder is None else _publish_vocoder(vocoder),
     )
+
+
+def _read_adapter(path: Path, encoder: str | None) -> ImportedAdapter:
+    content = read_file(path)
+    if not is_adapter(content):
+        raise SourceError(f"{path}: is {describe(content)}; should hold adapters, named adapters.0.…")
+    return import_adapter(path, content, sha256_of(path), encoder)
+
+
+def _read_vocoder(path: Path) -> ImportedVocoder:
+    content = read_file(path)
+    check_known(path, content)
+    for is_kind, read in VOCODERS:
+        if is_kind(content):
+            return read(path, content, sha256_of(path))
+    raise SourceError(f"{path}: is {describe(content)} of no known vocoder; docs/import.md lists those that are")
+
+
+def _choose_layer(sources: Sources, adapter: ImportedAdapter | None, vocoder: ImportedVocoder | None) -> int:
+    """Return the encoder's layer that all agree on, or that the user states where a file disagrees with itself."""
+    named = {} if vocoder is None else vocoder.layers
+    if adapter is not None:
+        if sources.layer not in (None, adapter.layer):
+            raise ValueError(f"--layer {sources.layer}: {sources.adapter} has {adapter.layer} adapters; should be that")
+        if named and sources.layer is None and set(named.values()) != {adapter.layer}:
+            raise ValueError(
+                f"{sources.adapter} is for layer {adapter.layer}, {sources.vocoder} for {_list(named)}; should be one "
+                f"layer; --layer {adapter.layer} imports them all the same"
+            )
+        layer = adapter.layer
+    elif sources.layer is not None:
+        layer = sources.layer
+    elif len(set(named.values())) == 1:
+        layer = next(iter(named.values()))
+    else:
+        raise ValueError(f"{sources.vocoder}: names {_list(named)} as its encoder's layer; add --layer N")
+    if vocoder is not None and named and set(named.values()) != {layer}:
+        vocoder.record.not_exact.append(f"its configuration names layer {_list(named)}; {layer} was stated")
+    return layer
+
+
+def _list(layers: dict[str, int]) -> str:
+    """Return which layers are named, and where."""
+    return " and ".join(f"{layer} ({key})" for key, layer in layers.items()) or "none"
+
+
+def _publish_adapter(adapter: ImportedAdapter) -> Published:
+    return Published({"adapter_hidden_dim": adapter.hidden_dim}, {"final": adapter.tensors}, adapter.record)
+
+
+def _publish_vocoder(vocoder: ImportedVocoder) -> Published:
+    weights = {"final": vocoder.tensors}
+    if vocoder.discriminators is not None:
+        weights["discriminators"] = vocoder.discriminators
+    return Published(vocoder.model, weights, vocoder.record)

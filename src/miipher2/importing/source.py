@@ -11,6 +11,8 @@ from torch import Tensor
 from miipher2.importing.torch_file import SourceError, StoredTensor
 from miipher2.importing.unpickle import Inert
 
+MAX_NUMBERS = 16  # in a list of sizes
+
 
 @dataclass
 class Record:
@@ -31,6 +33,13 @@ class Record:
     is_non_commercial: bool = False
     left_out: dict[str, list[str]] = field(default_factory=dict)
     not_exact: list[str] = field(default_factory=list)
+
+    def add_checkpoint(self, content: Mapping[Any, Any], step_key: str, used: Iterable[str]) -> None:
+        """Add a checkpoint's step, and name its entries that are not used."""
+        step = content.get(step_key)
+        self.step = step if type(step) is int and 0 <= step < 2**63 else None
+        others = sorted(str(key)[:80] for key in content if key not in (step_key, *used))
+        self.left_out["entries of the checkpoint beside the model"] = others
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entries by name."""
@@ -149,28 +158,26 @@ class SourceTensors:
             )
 
 
-def number_at(path: Path, content: Any, key: str) -> int:
-    """Return the whole number at a dotted key of a configuration.
+def whole_number(path: Path, key: str, value: Any) -> int:
+    """Return a value of a configuration that should be a whole number above 0.
 
     Raises:
-        SourceError: there is none, or another value.
+        SourceError: it is none; names the file and the key.
     """
-    value = value_at(content, key)
     if type(value) is not int or not 0 < value < 2**31:
         raise SourceError(f"{path}: {key} is {describe(value)}; should be a whole number above 0")
     return value
 
 
-def numbers_at(path: Path, content: Any, key: str) -> list[int]:
-    """Return the whole numbers at a dotted key of a configuration.
+def whole_numbers(path: Path, key: str, value: Any) -> list[int]:
+    """Return a value of a configuration that should be a list of whole numbers above 0.
 
     Raises:
-        SourceError: there are none, or another value.
+        SourceError: it is none; names the file and the key.
     """
-    value = value_at(content, key)
-    if not isinstance(value, list | tuple) or not value or not all(type(each) is int and each > 0 for each in value):
-        raise SourceError(f"{path}: {key} is {describe(value)}; should be whole numbers above 0")
-    return list(value)
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_NUMBERS:
+        raise SourceError(f"{path}: {key} is {describe(value)}; should be up to {MAX_NUMBERS} whole numbers")
+    return [whole_number(path, key, each) for each in value]
 
 
 def value_at(content: Any, key: str) -> Any:

@@ -57,7 +57,7 @@ class HifiGan(Generator):
         self.upsamples = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for factor in self.upsample_factors:
-            kernel, padding = _upsample_shape(factor)
+            kernel, padding = upsample_shape(factor)
             self.upsamples.append(
                 weight_norm(nn.ConvTranspose1d(channels, channels // 2, kernel, stride=factor, padding=padding))
             )
@@ -71,7 +71,7 @@ class HifiGan(Generator):
         low, high = -(EDGE_KERNEL // 2), self.hop_samples - 1 + EDGE_KERNEL // 2
         block = max(sum(kernel // 2 * (dilation + 1) for dilation in self.dilations) for kernel in self.kernels)
         for factor in reversed(self.upsample_factors):
-            kernel, padding = _upsample_shape(factor)
+            kernel, padding = upsample_shape(factor)
             # Output n of a transposed convolution depends on inputs i with 0 <= n + padding - i * factor < kernel.
             low = -((kernel - 1 - padding - (low - block)) // factor)
             high = (high + block + padding) // factor
@@ -143,7 +143,7 @@ def _convolve_transposed(
     return F.conv_transpose2d(row, conv.weight[:, :, None], conv.bias, (1, *conv.stride), (0, *conv.padding))
 
 
-def _upsample_shape(factor: int) -> tuple[int, int]:
+def upsample_shape(factor: int) -> tuple[int, int]:
     """Return kernel and padding of a transposed convolution that gives exactly `factor` outputs per input."""
     return (2 * factor, factor // 2) if factor % 2 == 0 else (2 * factor + 1, (factor + 1) // 2)
 
