@@ -73,12 +73,20 @@ def vocoder(encoder: Path, *more: str, device: torch.device = CPU) -> VocoderRec
     return VocoderRecipe.from_config(config, device, ROOT)
 
 
+DAC = (
+    "generator@model.generator=dac_48k",
+    "model.sample_rate_hz=16000",
+    "model.generator.channels=32",
+    "model.generator.upsample_factors=[8,5,4,2]",
+    "model.generator.dilations=[1,3]",
+)
 # Every form in which a recipe's update differs, by name.
 RECIPES: dict[str, Any] = {
     "adapter": adapter,
     "hifigan": lambda folder, *more, **device: vocoder(folder, "ema_decay=0.9", *more, **device),
     "vocos": lambda folder, *more, **device: vocoder(folder, *VOCOS, "ema_decay=0.9", *more, **device),
     "harmonic": lambda folder, *more, **device: vocoder(folder, *HARMONIC, "ema_decay=0.9", *more, **device),
+    "dac": lambda folder, *more, **device: vocoder(folder, *DAC, *more, **device),
     "resolutions": lambda folder, *more, **device: vocoder(
         folder, "model.discriminator.resolutions=[128,256]", "model.discriminator.scales=2", *more, **device
     ),

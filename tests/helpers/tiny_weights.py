@@ -20,6 +20,7 @@ GENERATORS: dict[str, dict[str, object]] = {
     "hifigan": {"channels": 16, "kernels": [3], "dilations": [1]},
     "vocos": {"channels": 16, "hidden_channels": 24, "blocks": 2, "window_frames": 4},
     "harmonic_vocos": {"channels": 16, "hidden_channels": 24, "blocks": 2},
+    "dac": {"channels": 32, "dilations": [1, 3]},
 }
 UPSAMPLE = {16_000: [8, 5, 4, 2], 22_050: [7, 7, 3, 3], 24_000: [8, 5, 4, 3], 48_000: [10, 8, 6, 2]}
 SHARED = {"hidden_size": DIM, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
@@ -121,12 +122,12 @@ def publish_all(
     state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
     publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5, encoder.dim))
     numbers: dict[str, Any] = {"kind": generator, **GENERATORS[generator]}
-    if generator == "hifigan":
+    if generator in ("hifigan", "dac"):
         numbers["upsample_factors"] = UPSAMPLE[rate_hz]
     initial = build_generator(dim=encoder.dim, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
     # Larger than their initial values and without biases, so that the output is worth comparing.
     state = {f"generator.{name}": 2.0 * value * ("bias" not in name) for name, value in initial.items()}
-    if generator != "hifigan":  # else frames a few frames away would hardly matter
+    if "vocos" in generator:  # else frames a few frames away would hardly matter
         state |= {name: 10 * value for name, value in state.items() if value.ndim > 1 and "last" not in name}
     if generator == "harmonic_vocos":  # as loud as speech, and a pitch that varies, voiced in turns
         state["generator.pitch_last.weight"] *= 10

@@ -27,7 +27,7 @@ pytestmark = [
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, encoder: str) -> None:
     layers: int | list[int] = [1, 2] if encoder == "mini" else 2
-    generator = "vocos" if encoder == "mini" else "hifigan"
+    generator = {"mini": "vocos", "w2v_bert": "dac"}.get(encoder, "hifigan")
     publish_all(tmp_path, encoder, 24_000, generator=generator, layer=layers)
     restorer = load(tmp_path)
     export_graphs(restorer.weights, tmp_path)

@@ -91,7 +91,7 @@ class EncoderConfig(Section):
 
 @dataclass
 class GeneratorConfig(Section):
-    kind: str = MISSING  # hifigan, vocos or harmonic_vocos; the other keys are those of its class below
+    kind: str = MISSING  # hifigan, vocos, harmonic_vocos or dac; the other keys are those of its class below
 
 
 @dataclass
@@ -120,10 +120,19 @@ class HarmonicVocosConfig(GeneratorConfig):
     blocks: int = positive()
 
 
+@dataclass
+class DacConfig(GeneratorConfig):
+    kind: str = "dac"
+    channels: int = positive()
+    upsample_factors: list[int] = all_positive()
+    dilations: list[int] = all_positive()
+
+
 GENERATORS: dict[str, type[GeneratorConfig]] = {
     "hifigan": HifiGanConfig,
     "vocos": VocosConfig,
     "harmonic_vocos": HarmonicVocosConfig,
+    "dac": DacConfig,
 }
 
 

@@ -116,7 +116,9 @@ def check_exportable(weights: Weights) -> None:
         ValueError: the vocoder depends on where a chunk lies in its recording, which is not in the features.
     """
     if isinstance(weights.vocoder.generator, HarmonicVocos):
-        raise ValueError("--onnx: the vocoder is a harmonic_vocos, which keeps a phase; should be a hifigan or vocos")
+        raise ValueError(
+            "--onnx: the vocoder is a harmonic_vocos, which keeps a phase; should be a hifigan, vocos or dac"
+        )
 
 
 def export_graphs(weights: Weights, folder: Path) -> None:

@@ -4,6 +4,7 @@ generator       the base class: chunks, exported weights
 registry        generators by name
 hifigan         HiFi-GAN
 vocos           Vocos
+dac             the decoder of the Descript audio codec, as in Sidon
 harmonic_vocos  Vocos with a harmonic source
 pitch           the pitch that a harmonic source is trained on
 discriminators  multi-period, multi-scale and multi-resolution

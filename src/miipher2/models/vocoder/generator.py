@@ -1,7 +1,8 @@
 """The base class of vocoders: features at 50 frames per second in, a wave of exact length out. Knows no loss."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,3 +115,19 @@ class Generator(nn.Module, ABC):
             if is_parametrized(module, "weight"):
                 remove_parametrizations(module, "weight")
         return self
+
+
+def context_of_upsampling(shapes: Sequence[tuple[int, int, int]], *, edge: int, block: int) -> int:
+    """Return how many neighbouring frames affect a frame's samples, through transposed convolutions and blocks.
+
+    Args:
+        shapes: factor, kernel and padding of each transposed convolution, from the frames up.
+        edge: values on each side that the first and the last convolution depend on.
+        block: the same for what follows each transposed convolution.
+    """
+    low, high = -edge, math.prod(factor for factor, _, _ in shapes) - 1 + edge
+    for factor, kernel, padding in reversed(shapes):
+        # Output n of a transposed convolution depends on inputs i with 0 <= n + padding - i * factor < kernel.
+        low = -((kernel - 1 - padding - (low - block)) // factor)
+        high = (high + block + padding) // factor
+    return max(edge - low, high + edge)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from miipher2.config.schema_data import FRAMES_PER_SECOND
-from miipher2.models.vocoder.generator import Generator
+from miipher2.models.vocoder.generator import Generator, context_of_upsampling
 
 SLOPE = 0.1  # of every LeakyReLU but the last, as in HiFi-GAN
 LAST_SLOPE = 0.01
@@ -68,24 +68,19 @@ class HifiGan(Generator):
     @property
     def context_frames(self) -> int:
         """Return how many neighbouring frames on each side affect a frame's samples."""
-        low, high = -(EDGE_KERNEL // 2), self.hop_samples - 1 + EDGE_KERNEL // 2
         block = max(sum(kernel // 2 * (dilation + 1) for dilation in self.dilations) for kernel in self.kernels)
-        for factor in reversed(self.upsample_factors):
-            kernel, padding = upsample_shape(factor)
-            # Output n of a transposed convolution depends on inputs i with 0 <= n + padding - i * factor < kernel.
-            low = -((kernel - 1 - padding - (low - block)) // factor)
-            high = (high + block + padding) // factor
-        return max(EDGE_KERNEL // 2 - low, high + EDGE_KERNEL // 2)
+        shapes = [(factor, *upsample_shape(factor)) for factor in self.upsample_factors]
+        return context_of_upsampling(shapes, edge=EDGE_KERNEL // 2, block=block)
 
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves in [-1, 1] of `hop_samples` samples per frame."""
-        hidden = _convolve(self.first, _as_row(features.transpose(1, 2)))
+        hidden = convolve(self.first, as_row(features.transpose(1, 2)))
         for upsample, blocks in zip(self.upsamples, self.blocks, strict=True):
-            hidden = blocks(_convolve_transposed(upsample, F.leaky_relu(hidden, SLOPE)))
+            hidden = blocks(convolve_transposed(upsample, F.leaky_relu(hidden, SLOPE)))
         # In float32 under autocast too: bfloat16 would leave 8 bits of each sample.
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = F.leaky_relu(hidden.to(self.last.weight.dtype), LAST_SLOPE)
-            return torch.tanh(_convolve(self.last, hidden)).flatten(1)
+            return torch.tanh(convolve(self.last, hidden)).flatten(1)
 
 
 class ResidualBlocks(nn.Module):
@@ -119,28 +114,29 @@ class ResidualBlock(nn.Module):
     def forward(self, hidden: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel 1 time"]:
         """Return the input plus what the convolutions add."""
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
-            residual = F.leaky_relu(_convolve(dilated, F.leaky_relu(hidden, SLOPE)), SLOPE)
-            hidden = hidden + _convolve(plain, residual)
+            residual = F.leaky_relu(convolve(dilated, F.leaky_relu(hidden, SLOPE)), SLOPE)
+            hidden = hidden + convolve(plain, residual)
         return hidden
 
 
-def _as_row(hidden: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel 1 time"]:
+def as_row(hidden: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel 1 time"]:
     """Return an image of one row, in the fast layout where it helps; later layers keep it."""
     is_fast = hidden.device.type == "cpu" and not torch.is_grad_enabled()
     return hidden[:, :, None].contiguous(memory_format=torch.channels_last if is_fast else torch.contiguous_format)
 
 
-def _convolve(conv: Any, row: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel_out 1 time_out"]:
+def convolve(conv: Any, row: Float[Tensor, "batch channel 1 time"]) -> Float[Tensor, "batch channel_out 1 time_out"]:
     """Apply an `nn.Conv1d` to an image of one row."""
     shape = {"stride": (1, *conv.stride), "padding": (0, *conv.padding), "dilation": (1, *conv.dilation)}
     return F.conv2d(row, conv.weight[:, :, None], conv.bias, groups=conv.groups, **shape)
 
 
-def _convolve_transposed(
+def convolve_transposed(
     conv: Any, row: Float[Tensor, "batch channel 1 time"]
 ) -> Float[Tensor, "batch channel_out 1 time_out"]:
     """Apply an `nn.ConvTranspose1d` to an image of one row."""
-    return F.conv_transpose2d(row, conv.weight[:, :, None], conv.bias, (1, *conv.stride), (0, *conv.padding))
+    paddings = (0, *conv.padding), (0, *conv.output_padding)
+    return F.conv_transpose2d(row, conv.weight[:, :, None], conv.bias, (1, *conv.stride), *paddings)
 
 
 def upsample_shape(factor: int) -> tuple[int, int]:

@@ -5,12 +5,18 @@ from typing import Any
 
 from torch import Tensor
 
+from miipher2.models.vocoder.dac import Dac
 from miipher2.models.vocoder.generator import Generator
 from miipher2.models.vocoder.harmonic_vocos import HarmonicVocos
 from miipher2.models.vocoder.hifigan import HifiGan
 from miipher2.models.vocoder.vocos import Vocos
 
-GENERATORS: dict[str, type[Generator]] = {"hifigan": HifiGan, "vocos": Vocos, "harmonic_vocos": HarmonicVocos}
+GENERATORS: dict[str, type[Generator]] = {
+    "hifigan": HifiGan,
+    "vocos": Vocos,
+    "harmonic_vocos": HarmonicVocos,
+    "dac": Dac,
+}
 
 
 def build_generator(*, kind: str, **arguments: Any) -> Generator:
