@@ -84,6 +84,7 @@ def test_level_reaches_the_features_only_when_mirrored(tmp_path: Path) -> None:
         ({"normalise": "utterance", "mean": 1.0}, "both go with 'fixed'"),
         ({"normalise": "fixed", "mean": [1.0, 2.0], "std": 1.0}, r"mean has \(2,\) values"),
         ({"normalise": "fixed", "mean": 1.0, "std": 0.0}, "should be greater than 0"),
+        ({"shift_samples": 121}, "should be from -120 to 120"),
     ],
 )
 def test_unfit_settings_are_named(settings: dict, text: str) -> None:

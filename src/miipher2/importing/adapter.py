@@ -4,13 +4,15 @@ That code also trains the layer norms before or after the adapted blocks, so the
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from miipher2.importing.encoder import take_hubert
+from miipher2.importing.encoder import save_hubert, take_hubert
 from miipher2.importing.licences import licence_of
 from miipher2.importing.source import Record, SourceTensors, describe, value_at
 from miipher2.importing.torch_file import SourceError
@@ -30,13 +32,15 @@ class ImportedAdapter:
 
     Args:
         tensors: as `published/` names them.
-        hubert: the model for the encoder folder.
+        dim: size of a feature.
+        save_encoder: writes the encoder into a folder.
     """
 
     tensors: dict[str, Tensor]
     layer: int
     hidden_dim: int
-    hubert: Any
+    dim: int
+    save_encoder: Callable[[Path], object]
     record: Record
 
 
@@ -99,7 +103,7 @@ def import_adapter(path: Path, content: Any, sha256: str, encoder: str | None) -
             "without an optimizer the file does not show whether its adapters stand beside the feed-forward blocks "
             "(from 2025-06-19 on, as here) or after the layers"
         )
-    return ImportedAdapter(adapters, layer, hidden_dim, hubert, record)
+    return ImportedAdapter(adapters, layer, hidden_dim, dim, partial(save_hubert, hubert), record)
 
 
 def _prefix(tensors: SourceTensors) -> str:

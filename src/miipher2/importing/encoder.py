@@ -9,7 +9,7 @@ import torch
 from miipher2.importing.source import SourceTensors
 from miipher2.models.encoder.conformer import check_layers
 from miipher2.models.encoder.from_pretrained import EncoderUnavailableError
-from miipher2.models.encoder.transformers_models import MODELS, PREPROCESSOR, model_class
+from miipher2.models.encoder.transformers_models import MODELS, PREPROCESSOR, model_class, save_model
 
 # The original code loads all of them as HubertModel, WavLM without its position bias.
 HUBERT_SHAPED = ("hubert", "wav2vec2", "wavlm")
@@ -89,7 +89,7 @@ def check_layer(name: str, settings: dict[str, Any], layer: int) -> None:
 
 def save_hubert(model: Any, folder: Path) -> None:
     """Write a model whose wave is not normalised."""
-    model.save_pretrained(folder)
+    save_model(model, folder)
     extractor = {
         "do_normalize": False,
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",

@@ -1,6 +1,8 @@
 """Imports files: tells what each is from its keys, and writes published folders."""
 
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,16 @@ import torch
 from miipher2.atomic_io import sha256_of
 from miipher2.config.paths import folder_or_hub_name
 from miipher2.importing.adapter import ImportedAdapter, import_adapter, is_adapter
-from miipher2.importing.encoder import check_layer, read_config, save_hubert
+from miipher2.importing.encoder import check_layer, read_config
 from miipher2.importing.hifigan import import_hifigan, is_hifigan
 from miipher2.importing.output import Published, write
+from miipher2.importing.sidon import (
+    import_sidon_decoder,
+    import_sidon_encoder,
+    is_lora,
+    is_sidon_decoder,
+    is_sidon_encoder,
+)
 from miipher2.importing.source import describe
 from miipher2.importing.torch_file import SourceError, read_file
 from miipher2.importing.vocoder import ImportedVocoder, check_known
@@ -19,7 +28,8 @@ from miipher2.importing.vocos import import_vocos, is_vocos
 from miipher2.models.encoder.from_pretrained import EncoderUnavailableError
 from miipher2.models.encoder.transformers_models import save_first_layers
 
-VOCODERS = ((is_hifigan, import_hifigan), (is_vocos, import_vocos))
+ADAPTERS = ((is_adapter, import_adapter), (is_sidon_encoder, import_sidon_encoder))
+VOCODERS = ((is_hifigan, import_hifigan), (is_vocos, import_vocos), (is_sidon_decoder, import_sidon_decoder))
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ def import_weights(out: Path, sources: Sources, root: Path) -> dict[str, Any]:
     vocoder = None if sources.vocoder is None else _read_vocoder(sources.vocoder)
     layer = _choose_layer(sources, adapter, vocoder)
     if adapter is not None:
-        dim, name = adapter.hubert.config.hidden_size, f"in {adapter.record.file}"
+        dim, name = adapter.dim, f"in {adapter.record.file}"
     else:
         assert vocoder is not None
         if (name := encoder or vocoder.encoder or "") == "":
@@ -66,31 +76,40 @@ def import_weights(out: Path, sources: Sources, root: Path) -> dict[str, Any]:
     if vocoder is not None and vocoder.dim != dim:
         raise ValueError(f"{sources.vocoder}: takes {vocoder.dim} values a frame; the encoder ({name}) gives {dim}")
 
-    def save_encoder(folder: Path) -> None:
-        if adapter is not None:
-            save_hubert(adapter.hubert, folder)
-            return
-        try:
-            save_first_layers(name, layer, None, folder, torch.float32)
-        except OSError as error:
-            raise EncoderUnavailableError(f"--encoder {name}: has a config.json, but no weights ({error})") from error
-
     return write(
         out,
         root,
         layer=layer,
-        save_encoder=save_encoder,
+        save_encoder=partial(_copy_encoder, name, layer, vocoder) if adapter is None else adapter.save_encoder,
         encoder_source=name,
         adapter=None if adapter is None else _publish_adapter(adapter),
         vocoder=None if vocoder is None else _publish_vocoder(vocoder),
     )
 
 
+def _copy_encoder(name: str, layer: int, vocoder: ImportedVocoder | None, folder: Path) -> None:
+    """Write a copy of an encoder, which frames as the vocoder's source does."""
+    try:
+        save_first_layers(name, layer, None, folder, torch.float32)
+    except OSError as error:
+        raise EncoderUnavailableError(f"--encoder {name}: has a config.json, but no weights ({error})") from error
+    if vocoder is not None and vocoder.front_end is not None:
+        config = folder / "config.json"
+        settings = json.loads(config.read_text())
+        config.write_text(json.dumps({**settings, "miipher2_front_end": vocoder.front_end(settings)}, indent=2) + "\n")
+
+
 def _read_adapter(path: Path, encoder: str | None) -> ImportedAdapter:
     content = read_file(path)
-    if not is_adapter(content):
-        raise SourceError(f"{path}: is {describe(content)}; should hold adapters, named adapters.0.…")
-    return import_adapter(path, content, sha256_of(path), encoder)
+    for is_kind, read in ADAPTERS:
+        if is_kind(content):
+            return read(path, content, sha256_of(path), encoder)
+    if is_lora(content):
+        raise SourceError(
+            f"{path}: is Sidon's LoRA alone, without the biases that were trained beside it; "
+            "should be a training checkpoint, which has them"
+        )
+    raise SourceError(f"{path}: is {describe(content)}; should hold adapters, named adapters.0.…")
 
 
 def _read_vocoder(path: Path) -> ImportedVocoder:

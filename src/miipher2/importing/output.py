@@ -42,7 +42,7 @@ def write(
     root: Path,
     *,
     layer: int,
-    save_encoder: Callable[[Path], None],
+    save_encoder: Callable[[Path], object],
     encoder_source: str,
     adapter: Published | None,
     vocoder: Published | None,

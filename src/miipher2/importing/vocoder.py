@@ -22,6 +22,7 @@ class ImportedVocoder:
         dim: size of a feature.
         layers: which layer of the encoder it was trained on, by the entry of the file that says so; empty if none does.
         encoder: name of the encoder that the file names.
+        front_end: makes the encoder's `miipher2_front_end` of its `config.json`, where the source frames otherwise.
     """
 
     tensors: dict[str, Tensor]
@@ -31,6 +32,7 @@ class ImportedVocoder:
     record: Record
     layers: dict[str, int] = field(default_factory=dict)
     encoder: str | None = None
+    front_end: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

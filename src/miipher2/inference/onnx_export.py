@@ -79,9 +79,9 @@ class TracedLogMel(nn.Module):
     def forward(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch frame dim"]:
         """Return the frames of waves that are whole frames long."""
         front_end, width, half = self.front_end, len(self.matrix), HOP_SAMPLES // 2
-        part, side = half // 2, (width - half) // 2
+        part = half // 2
         # Frames of 400 values every 160 are five parts of 80, of which every second one begins a frame.
-        parts = F.pad(waves, (side, side)).reshape(waves.shape[0], -1, part)
+        parts = F.pad(waves, front_end.padding).reshape(waves.shape[0], -1, part)
         halves = waves.shape[1] // half
         frames = torch.cat([parts[:, first:][:, ::2][:, :halves] for first in range(width // part)], -1)
         real, imaginary = (frames.double() @ self.matrix).chunk(2, -1)

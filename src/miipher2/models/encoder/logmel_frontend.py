@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
 
+MARGIN = 120  # values on each side of 10 ms that a frame sees
 EPSILON = 1e-7  # added to a variance, as transformers' feature extractors do
 
 
@@ -51,12 +52,14 @@ class LogMelFrontEnd(nn.Module):
             "fixed" (by `mean` and `std`, so that a frame does not depend on the rest of the recording).
         mean, std: for "fixed": one number, or one for each band, in natural log of power at 16-bit scale.
         mirror: return [m, -m]: the LayerNorm that follows would erase a level common to all bands.
+        shift_samples: how much later than centred on its 10 ms each frame is taken, at 16 kHz.
 
     Raises:
-        ValueError: `normalise` is neither, `mean` and `std` do not go with it, or have another number of bands.
+        ValueError: `normalise` is neither, `mean` and `std` do not go with it, or have another number of bands, or the
+            shift leads out of what a frame sees.
     """
 
-    context_samples = HOP_SAMPLES  # on each side; frames depend on 120 more values, but whole frames are simpler
+    context_samples = HOP_SAMPLES  # on each side; frames depend on up to 240 more values, but whole frames are simpler
     mean: Tensor
     std: Tensor
     window: Tensor
@@ -69,8 +72,13 @@ class LogMelFrontEnd(nn.Module):
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         mirror: bool = False,
+        shift_samples: int = 0,
     ) -> None:
         super().__init__()
+        if not -MARGIN <= shift_samples <= MARGIN:
+            raise ValueError(f"shift_samples={shift_samples}; should be from -{MARGIN} to {MARGIN}")
+        # 400 values every 160: 120 more on each side make 1 s exactly 100 frames.
+        self.padding = (MARGIN - shift_samples, MARGIN + shift_samples)
         if normalise not in ("utterance", "fixed"):
             raise ValueError(f"normalise={normalise!r}; should be 'utterance' or 'fixed'")
         if (normalise == "fixed") != (mean is not None) or (normalise == "fixed") != (std is not None):
@@ -111,8 +119,7 @@ class LogMelFrontEnd(nn.Module):
         Source: transformers' SeamlessM4TFeatureExtractor (Kaldi's fbank on 16-bit values).
         """
         with torch.autocast(waves.device.type, enabled=False):
-            # 400 values every 160: 120 more on each side make 1 s exactly 100 frames.
-            spectrum = self.spectrum(F.pad(waves.float() * 2**15, (120, 120)).unfold(-1, 400, 160))
+            spectrum = self.spectrum(F.pad(waves.float() * 2**15, self.padding).unfold(-1, 400, 160))
             power = spectrum.real.square() + spectrum.imag.square()
             return (power @ self.filters).clamp_min(torch.finfo(torch.float32).eps).log()
 

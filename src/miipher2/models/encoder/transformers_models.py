@@ -93,10 +93,16 @@ def save_first_layers(name: str, layers: int, revision: str | None, folder: Path
     config.num_hidden_layers = layers
     with _quiet():
         model = kind.from_pretrained(name, config=config, revision=revision, dtype=dtype)
-    model.save_pretrained(folder)
+    save_model(model, folder)
     extractor = find_preprocessor(name, revision)
     if extractor is not None:
         shutil.copyfile(extractor, folder / PREPROCESSOR)
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write a model, without a progress bar."""
+    with _quiet():
+        model.save_pretrained(folder)
 
 
 def find_preprocessor(name: str, revision: str | None) -> Path | None:
