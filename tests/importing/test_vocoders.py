@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     tmp_path: Path, encoder: Path, miipher2: Command, name: str
 ) -> None:
-    source = SslVocoder()
+    source = SslVocoder(has_discriminators=name == "four periods")
     change, match = REFUSED[name]
     change(source)
     path = source.save(tmp_path / "file.ckpt")
@@ -321,7 +321,7 @@ def test_other_forms_of_vocos_are_refused(tmp_path: Path, encoder: Path, miipher
 
 def test_parts_that_do_not_fit_together_are_named(tmp_path: Path, encoder: Path, miipher2: Command) -> None:
     torch.save(Original(encoder).content, tmp_path / "adapter.pt")
-    source = SslVocoder()
+    source = SslVocoder(has_discriminators=False)
     source.config["data"]["target_feature"] |= {"layer": 1, "key": "hubert-base-1.pth"}
     path = source.save(tmp_path / "vocoder.ckpt")
     words = ["import", tmp_path / "out", "--adapter", tmp_path / "adapter.pt", "--vocoder", path]
@@ -329,7 +329,7 @@ def test_parts_that_do_not_fit_together_are_named(tmp_path: Path, encoder: Path,
     assert "has 2 adapters; should be that" in miipher2(*words, "--layer", 1).error
     result = miipher2(*words, "--layer", LAYERS)
     assert (result.code, "names layer 1 (data.target_feature.layer)" in result.out) == (0, True), result.error
-    wide = SslVocoder(dim=16)
+    wide = SslVocoder(dim=16, has_discriminators=False)
     only = ["import", tmp_path / "other", "--vocoder", wide.save(tmp_path / "wide.ckpt"), "--encoder"]
     assert re.search(r"takes 16 values a frame; the encoder \(.*\) gives 32", miipher2(*only, encoder).error)
     assert "layer 9 should be from 1 to that" in miipher2(*only, encoder, "--layer", 9).error
@@ -339,14 +339,14 @@ def test_parts_that_do_not_fit_together_are_named(tmp_path: Path, encoder: Path,
 
 def test_features_after_the_last_layer_norm_are_refused(tmp_path: Path, miipher2: Command) -> None:
     save_encoder(tmp_path / "encoder", "hubert_stable")
-    path = SslVocoder().save(tmp_path / "x.ckpt")
+    path = SslVocoder(has_discriminators=False).save(tmp_path / "x.ckpt")
     words = ["import", tmp_path / "out", "--vocoder", path, "--encoder", tmp_path / "encoder", "--layer"]
     assert "layer 3 is its last, whose features some versions of transformers" in miipher2(*words, 3).error
     assert miipher2(*words, 2).code == 0
 
 
 def test_another_alignment_is_said(tmp_path: Path, encoder: Path, miipher2: Command) -> None:
-    source = SslVocoder()
+    source = SslVocoder(has_discriminators=False)
     source.config["data"]["target_feature"]["bias"] = 0.0
     result = miipher2("import", tmp_path / "out", "--vocoder", source.save(tmp_path / "x.ckpt"), "--encoder", encoder)
     assert "the output is 2.5 ms late, since the source was trained with a bias of 0 s" in result.out

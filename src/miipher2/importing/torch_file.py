@@ -92,19 +92,18 @@ class ArchiveStorages:
 
     def __init__(self, path: Path, pickle_name: str) -> None:
         self.path = path
-        with zipfile.ZipFile(path) as archive:
-            self._members = {each.filename: each for each in archive.infolist()}
-            pickles = [name for name in self._members if f"/{name}".endswith(f"/{pickle_name}")]
-            if len(pickles) != 1:
-                raise SourceError(f"{path}: an archive with {len(pickles)} files {pickle_name}; torch.save writes one")
-            root = pickles[0].removesuffix(pickle_name)
-            if f"{root}constants.pkl" in self._members and pickle_name == "data.pkl":
-                raise SourceError(f"{path}: a TorchScript program; should be weights, such as a state_dict")
-            if f"{root}byteorder" in self._members and (order := self._read(archive, f"{root}byteorder")) != b"little":
-                raise SourceError(f"{path}: its numbers are {order[:10]!r}-endian; should be little-endian")
-            data = self._read(archive, pickles[0])
-        self._folder = root + ("data/" if pickle_name == "data.pkl" else pickle_name.removesuffix("pkl")[:-1] + "/")
-        self.value = simplify(unpickle(data)[0], partial(_make_tensor, path, self))
+        self._archive = zipfile.ZipFile(path)  # open as long as a tensor refers to it: its list is read once
+        self._members = {each.filename: each for each in self._archive.infolist()}
+        pickles = [name for name in self._members if f"/{name}".endswith(f"/{pickle_name}")]
+        if len(pickles) != 1:
+            raise SourceError(f"{path}: an archive with {len(pickles)} files {pickle_name}; torch.save writes one")
+        root = pickles[0].removesuffix(pickle_name)
+        if f"{root}constants.pkl" in self._members and pickle_name == "data.pkl":
+            raise SourceError(f"{path}: a TorchScript program; should be weights, such as a state_dict")
+        if f"{root}byteorder" in self._members and (order := self._read(f"{root}byteorder")) != b"little":
+            raise SourceError(f"{path}: its numbers are {order[:10]!r}-endian; should be little-endian")
+        self._folder = f"{root}data/" if pickle_name == "data.pkl" else f"{root}{pickle_name.removesuffix('.pkl')}/"
+        self.value = simplify(unpickle(self._read(pickles[0]))[0], partial(_make_tensor, path, self))
 
     def declare(self, key: str, dtype: torch.dtype, count: int) -> None:
         """Check that there is a storage of so many values."""
@@ -116,16 +115,15 @@ class ArchiveStorages:
     def read(self, key: str) -> bytearray:
         """Return its bytes, whose checksum is compared."""
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                return bytearray(self._read(archive, self._folder + key))
+            return bytearray(self._read(self._folder + key))
         except READ_ERRORS as error:
             raise SourceError(f"{self.path}: {self._folder}{key} in it is damaged ({str(error)[:100]})") from None
 
-    def _read(self, archive: zipfile.ZipFile, name: str) -> bytes:
+    def _read(self, name: str) -> bytes:
         info = self._members[name]
         if info.compress_type != zipfile.ZIP_STORED or info.file_size > self.path.stat().st_size:
             raise SourceError(f"{self.path}: {name} in it is compressed; torch.save compresses nothing")
-        return archive.read(info)
+        return self._archive.read(info)
 
 
 class _LegacyStorages:
