@@ -101,7 +101,7 @@ def add_adapters(encoder: Any, model: Any, device: torch.device) -> list[nn.Para
     for layer in encoder.encoder.layers[: model.hubert_layer]:
         adapter = Adapter(encoder.config.hidden_size, model.adapter_hidden_dim).to(device)
         layer.feed_forward = AdaptedBlock(layer.feed_forward, adapter)
-        layer.feed_forward.is_active = True
+        layer.feed_forward.strength = 1.0
         parameters += adapter.parameters()
     return parameters
 

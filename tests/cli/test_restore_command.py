@@ -104,7 +104,9 @@ def test_changed_inputs_outputs_options_and_weights_are_restored_again(
     (tmp_path / "out/deep/b.flac").unlink()
     assert restore() == "1 restored, 2 already there"
     assert restore("--level", "model") == "3 restored"  # options
-    assert restore("--level", "model") == "0 restored, 3 already there"
+    assert restore("--level", "model", "--strength", "1.0") == "0 restored, 3 already there"
+    assert restore("--level", "model", "--strength", "0.5") == "3 restored"
+    assert restore("--level", "model", "--strength", "1") == "3 restored"
     publish_all(Path(str(weights_args[1])).parent, "hubert", absolute=True, seed=1)  # weights
     assert restore("--level", "model") == "3 restored"
 
@@ -117,7 +119,13 @@ def test_lineage_records_weights_training_and_options(
     (weights / "adapter/checkpoint_7.json").write_text(json.dumps(training | {"config": {}}))
     assert miipher2("restore", recordings, tmp_path / "out", *weights_args).code == 0
     lineage = json.loads((tmp_path / "out/lineage.json").read_text())
-    assert lineage["options"] == {"precision": "fp32", "window_seconds": 20.0, "overlap_seconds": 3.0, "level": "input"}
+    assert lineage["options"] == {
+        "precision": "fp32",
+        "window_seconds": 20.0,
+        "overlap_seconds": 3.0,
+        "level": "input",
+        "strength": 1.0,
+    }
     assert lineage["weights"] == load(weights).weights.digest()
     assert lineage["lineage"]["adapter"]["training"] == training
     assert set(lineage["lineage"]["encoder"]) >= {"hubert_model_name", "sha256"}

@@ -101,6 +101,26 @@ def test_adapters_are_active_only_when_requested(root, restorer):
     assert np.abs(restorer.features(values, adapted=True) - frozen).max() > 0.1
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_strength_scales_what_the_adapters_add(tmp_path, encoder):
+    publish_all(tmp_path, encoder)
+    values = wave(3_200)
+    restored = {strength: load(tmp_path, strength=strength)(values, 16_000) for strength in (0, 0.25, 0.5, 1.0)}
+    np.testing.assert_array_equal(restored[1.0], load(tmp_path)(values, 16_000))
+    assert len({wave.tobytes() for wave in restored.values()}) == 4
+    half = load(tmp_path, strength=0.5).features(values)
+    path = tmp_path / "adapter/final.safetensors"
+    weights = load_file(path)
+    for factor, expected in ((0.5, restored[0.5]), (0.0, restored[0])):  # of what an adapter's last layer gives
+        save_file({name: factor * value if ".up." in name else value for name, value in weights.items()}, path)
+        scaled = load(tmp_path)
+        np.testing.assert_array_equal(scaled(values, 16_000), expected)  # 0.5 and 0 are exact in floating point
+        if factor == 0.5:
+            np.testing.assert_array_equal(scaled.features(values), half)
+    without = load_encoder(tmp_path / "models" / encoder, LAYER)(torch.from_numpy(values)[None])[0].numpy()
+    np.testing.assert_array_equal(load(tmp_path, strength=0).features(values), without)
+
+
 def test_input_is_resampled_before_the_encoder(restorer):
     slow = np.sin(2 * np.pi * 200 * np.arange(16_000) / 16_000).astype(np.float32)
     fast = np.sin(2 * np.pi * 200 * np.arange(48_000) / 48_000).astype(np.float32)

@@ -29,14 +29,21 @@ class Networks:
 
     Args:
         precision: "fp32" or "tf32", or "bf16" for autocast to bfloat16.
+        strength: of the adapters.
         chunk_frames: frames of a vocoder chunk, and how many the front end makes at once: bounds memory.
     """
 
     def __init__(
-        self, encoder: SpeechEncoder, vocoder: Vocoder, device: torch.device, precision: str, chunk_frames: int
+        self,
+        encoder: SpeechEncoder,
+        vocoder: Vocoder,
+        device: torch.device,
+        precision: str,
+        strength: float,
+        chunk_frames: int,
     ) -> None:
         self.encoder, self.vocoder, self.device = encoder, vocoder, device
-        self._precision, self._chunk_frames = precision, chunk_frames
+        self._precision, self._strength, self._chunk_frames = precision, strength, chunk_frames
         longest = chunk_frames + 2 * vocoder.generator.context_frames
         self._length_step = math.ceil(longest / math.ceil(longest / MAX_LENGTH_STEP))
 
@@ -58,7 +65,7 @@ class Networks:
             if min(frames) < longest:
                 valid = (torch.arange(longest) < torch.tensor(frames)[:, None]).to(self.device)
                 hidden = hidden.masked_fill(~valid[..., None], 0)
-            features = self.encoder.encode_frames(EncoderFrames(hidden, valid), adapted=True)
+            features = self.encoder.encode_frames(EncoderFrames(hidden, valid), adapted=True, strength=self._strength)
         return [row[:count] for row, count in zip(_to_numpy(features), frames, strict=True)]
 
     @torch.inference_mode()

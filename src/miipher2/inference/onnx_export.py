@@ -27,7 +27,7 @@ OPSET = 18
 
 
 class AdaptedEncoder(nn.Module):
-    """The encoder as one function of a wave, with its adapters always active."""
+    """The encoder as one function of a wave, with its adapters as trained."""
 
     def __init__(self, encoder: SpeechEncoder) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class AdaptedEncoder(nn.Module):
         self.encoder = copy.deepcopy(encoder)
         for block in self.encoder.modules():
             if isinstance(block, AdaptedBlock):
-                block.is_active = True
+                block.strength = 1.0
 
     def forward(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch frame dim"]:
         """Return cleaned features."""

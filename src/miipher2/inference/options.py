@@ -31,6 +31,9 @@ class RestoreOptions:
     chunk_seconds: int | float = _option(10.0, "length of the vocoder's chunks; bounds memory", metavar="S")
     window_seconds: int | float = _option(20.0, "length of the encoder's attention windows", metavar="S")
     overlap_seconds: int | float = _option(3.0, "overlap of two windows", metavar="S")
+    strength: int | float = _option(
+        1.0, "of the cleaning, from 0 (frozen encoder and vocoder alone) to 1 (as trained)", metavar="X"
+    )
     level: str = _option("input", "of the result: that of the input's speech, or the one of training", choices=LEVELS)
 
     def __post_init__(self) -> None:
@@ -38,6 +41,9 @@ class RestoreOptions:
             raise ValueError(f"level {self.level!r}; should be one of {', '.join(LEVELS)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}; should be one of {', '.join(PRECISIONS)}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength {self.strength}; should be from 0 to 1")
+        object.__setattr__(self, "strength", abs(float(self.strength)))  # 1 and 1.0, 0 and -0.0 are one journal's key
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device {self.device!r}; should be auto, cpu, cuda or cuda:<index>")
         for name in ("chunk_seconds", "window_seconds", "overlap_seconds"):
@@ -71,4 +77,5 @@ class RestoreOptions:
 
     def result_options(self) -> dict[str, str | int | float]:
         """Return the options that are part of the result: the journal compares them."""
-        return {name: getattr(self, name) for name in ("precision", "window_seconds", "overlap_seconds", "level")}
+        names = ("precision", "window_seconds", "overlap_seconds", "level", "strength")
+        return {name: getattr(self, name) for name in names}

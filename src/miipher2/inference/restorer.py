@@ -45,7 +45,12 @@ class Restorer:
         self.vocoder = weights.vocoder.to(self.device).eval()
         self.sample_rate_hz = weights.sample_rate_hz
         self.networks = Networks(
-            self.encoder, self.vocoder, self.device, self.options.precision, self.options.chunk_frames
+            self.encoder,
+            self.vocoder,
+            self.device,
+            self.options.precision,
+            self.options.strength,
+            self.options.chunk_frames,
         )
         generator = self.vocoder.generator
         self._layout = StreamLayout(
@@ -145,11 +150,12 @@ class Restorer:
         """Return the features of a 16 kHz wave, in one window and without its mirror image.
 
         Args:
-            adapted: through the adapters, or as the frozen encoder gives them.
+            adapted: through the adapters at the strength of the options, or as the frozen encoder gives them.
         """
         check_wave(wave_16k)
         with torch.inference_mode():
-            features = self.encoder(torch.from_numpy(wave_16k)[None].to(self.device), adapted=adapted)
+            waves = torch.from_numpy(wave_16k)[None].to(self.device)
+            features = self.encoder(waves, adapted=adapted, strength=self.options.strength)
         return features[0].cpu().numpy()
 
     def normalised_features(

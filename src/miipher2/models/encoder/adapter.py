@@ -25,15 +25,18 @@ class Adapter(nn.Module):
 
 
 class AdaptedBlock(nn.Module):
-    """A block with an adapter beside it, which runs only while `is_active`."""
+    """A block with an adapter beside it, whose output is added times `strength`: 0 the block alone, 1 as trained."""
 
     def __init__(self, block: nn.Module, adapter: Adapter) -> None:
         super().__init__()
         self.block = block
         self.adapter = adapter
-        self.is_active = False
+        self.strength = 0.0
 
     def forward(self, hidden: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame dim"]:
-        """Return the block's output, plus the adapter's while it is active."""
+        """Return the block's output, plus the adapter's times `strength`."""
         output = self.block(hidden)
-        return output + self.adapter(hidden) if self.is_active else output
+        if self.strength == 0:
+            return output
+        added = self.adapter(hidden)
+        return output + (added if self.strength == 1 else self.strength * added)

@@ -137,8 +137,13 @@ class SpeechEncoder(nn.Module):
         # The positional convolution reads beyond the last valid frame, where an utterance alone has zeros.
         return EncoderFrames(hidden.masked_fill(~valid[..., None], 0), valid)
 
-    def encode_frames(self, frames: EncoderFrames, adapted: bool) -> Float[Tensor, "batch frame dim"]:
+    def encode_frames(
+        self, frames: EncoderFrames, adapted: bool, strength: float = 1.0
+    ) -> Float[Tensor, "batch frame dim"]:
         """Return the features, with the adapters or from the frozen encoder alone.
+
+        Args:
+            strength: what the adapters add is multiplied by it.
 
         Raises:
             ValueError: `adapted` without adapters.
@@ -146,7 +151,7 @@ class SpeechEncoder(nn.Module):
         if adapted and not len(self.adapters):
             raise ValueError("the encoder has no adapters; call add_adapters first")
         # transformers draws a number for layerdrop from the global generator even in eval.
-        with self._adapters_active(adapted), torch.random.fork_rng(devices=[]):
+        with self._adapters_at(strength if adapted else 0.0), torch.random.fork_rng(devices=[]):
             return self.run_layers(frames.hidden, frames.valid)
 
     def run_layers(
@@ -171,9 +176,10 @@ class SpeechEncoder(nn.Module):
         waves: Float[Tensor, "batch time"],
         valid_frames: Int[Tensor, " batch"] | None = None,
         adapted: bool = False,
+        strength: float = 1.0,
     ) -> Float[Tensor, "batch frame dim"]:
         """Return the features of 16 kHz waves: T seconds give 50 T frames."""
-        return self.encode_frames(self.extract_frames(waves, valid_frames), adapted)
+        return self.encode_frames(self.extract_frames(waves, valid_frames), adapted, strength)
 
     def project(self, frames: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch frame hidden_dim"]:
         """Return the front end's frames as the input of the first layer."""
@@ -184,15 +190,15 @@ class SpeechEncoder(nn.Module):
         return [module for module in self.encoder.modules() if isinstance(module, AdaptedBlock)]
 
     @contextmanager
-    def _adapters_active(self, is_active: bool) -> Iterator[None]:
+    def _adapters_at(self, strength: float) -> Iterator[None]:
         blocks = self._adapted_blocks()
         for block in blocks:
-            block.is_active = is_active
+            block.strength = strength
         try:
             yield
         finally:
             for block in blocks:
-                block.is_active = False
+                block.strength = 0.0
 
 
 def _are_all_valid(valid_frames: Int[Tensor, " batch"], frames: int) -> bool:
