@@ -1,9 +1,10 @@
 """Evaluate the shipped mini model on voices outside its training data, and update the tables of docs/model_card.md.
 
-uv run benchmarks/mini_model.py [--split test] [--utterances 60] [--write]
+uv run benchmarks/mini_model.py [--split test] [--utterances 60] [--write | --curve]
 
 The recordings are those of data/mini_speech/{valid,test} (stages/gather_mini_speech.py). They are degraded by the code
-below, which is independent of the degradations of training, then restored and measured by the command line.
+below, which is independent of the degradations of training, then restored and measured by the command line. With
+--curve they are restored at several strengths, and words, speaker and quality are printed over them.
 """
 
 import argparse
@@ -35,6 +36,14 @@ Wave = Float64[np.ndarray, " time"]
 ENGLISH = "kokoro"  # the prefix of English voices, whose words are recognised
 VOICE_METRICS = ("dnsmos_ovrl", "distillmos", "estoi", "speaker_cosine", "log_spectral_distance", "pitch_error")
 SYSTEMS = ("degraded", "restored")
+STRENGTHS = ("0", "0.25", "0.5", "0.75", "1")
+CURVE_METRICS = {  # as the command names them: the value in the table
+    "characters": "character_error",
+    "speaker": "speaker_cosine",
+    "dnsmos": "dnsmos_ovrl",
+    "distillmos": "distillmos",
+    "estoi": "estoi",
+}
 BEGIN, END = "<!-- tables: benchmarks/mini_model.py -->", "<!-- end of tables -->"
 
 
@@ -46,13 +55,18 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=60, metavar="N", help="spread over the speakers (60)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="evaluate this one instead of what ships")
     parser.add_argument("--out", type=Path, default=ROOT / "exp/mini_model", metavar="DIR", help="(exp/mini_model)")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/model_card.md")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--write", action="store_true", help="put the tables into docs/model_card.md")
+    action.add_argument("--curve", action="store_true", help="print the curve over `restore --strength` instead")
     options = parser.parse_args()
     out = options.out / options.split
     shutil.rmtree(out, ignore_errors=True)
     for path in select_recordings(options.speech / options.split, options.utterances):
         write_pair(path, out, f"{path.parent.name}_{path.stem}")
     weights = [] if options.bundle is None else ["--bundle", str(options.bundle)]
+    if options.curve:
+        print(format_curve(out, weights))
+        return
     for source, target in (("degraded", "restored"), ("clean", "passed")):
         run_command("restore", out / source, out / target, *weights)
     measured = {
@@ -190,6 +204,36 @@ def _row(line: dict[str, str]) -> Row:
     values = {key: float(line[key]) for key in keys if line.get(key)}
     labels = {"voice": (line["name"].rpartition("_")[0],)}
     return Row(line["name"], float(line["seconds"]), values, is_counted=line["counted"] == "yes", labels=labels)
+
+
+def format_curve(out: Path, weights: list[str]) -> str:
+    """Restore degraded and clean speech at every strength, and return what that does to both, as Markdown."""
+    tables = []
+    for source, title in (("degraded", "Degraded speech"), ("clean", "Clean speech passed through")):
+        folders = {strength: out / f"{source}_{strength}" for strength in STRENGTHS}
+        for strength, folder in folders.items():
+            run_command("restore", out / source, folder, "--strength", strength, *weights)
+        *others, last = STRENGTHS
+        words = [word for strength in others for word in ("--system", f"{strength}={folders[strength]}")]
+        words += ["--metrics", ",".join(CURVE_METRICS), "--out", str(out / f"results_{source}_curve")]
+        run_command("evaluate", out / "clean", out / source, folders[last], *words)
+        with (out / f"results_{source}_curve/evaluate_table.csv").open(newline="") as file:
+            lines = {(line["system"], line["metric"]): line for line in csv.DictReader(file) if line["sort"] == "all"}
+        rows = {"clean": "clean recording", "degraded": "input", **dict.fromkeys(others), "restored": last}
+        table = f"| strength | {' | '.join(VALUES[metric].label for metric in CURVE_METRICS.values())} |\n"
+        table += "|---" * (len(CURVE_METRICS) + 1) + "|\n"
+        for system, label in rows.items():
+            cells = (_curve_cell(lines.get((system, metric)), metric) for metric in CURVE_METRICS.values())
+            table += f"| {label or system} | {' | '.join(cells)} |\n"
+        tables.append(f"### {title}, by strength\n\n{table}")
+    return "\n".join(tables)
+
+
+def _curve_cell(line: dict[str, str] | None, metric: str) -> str:
+    if line is None:
+        return "–"
+    mean, low, high = (f"{float(line[name]):.{VALUES[metric].decimals}f}" for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
 
 
 def format_feature_errors(out: Path, bundle: Path) -> str:
