@@ -39,7 +39,8 @@ def format_tables(results: Path) -> str:
     with (results / "evaluate_table.csv").open(newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["sort"] == "all"]
     details = json.loads((results / "evaluate_details.json").read_text())
-    return f"{_metrics(lines)}\n{_gate(details['gate'])}\n{_skipped(details['skipped'])}"
+    words = f"Words {details['words']}.\n\n" if details.get("words") else ""
+    return f"{_metrics(lines)}\n{words}{_gate(details['gate'])}\n{_skipped(details['skipped'])}"
 
 
 def _metrics(lines: Sequence[Mapping[str, str]]) -> str:

@@ -10,8 +10,8 @@ from miipher2.config.paths import ROOT
 
 # Each costs a third of a second to three seconds. torch._dynamo is the compiler, with SymPy and Triton.
 HEAVY = {
-    "matplotlib", "pandas", "pyroomacoustics", "scipy", "scipy.optimize", "sklearn", "torch._dynamo", "torchaudio",
-    "transformers", "wandb",
+    "ctranslate2", "faster_whisper", "matplotlib", "pandas", "pyroomacoustics", "scipy", "scipy.optimize", "sklearn",
+    "torch._dynamo", "torchaudio", "transformers", "wandb",
 }  # fmt: skip
 RECORDING = ROOT / "data/embedded/en/agent_pass.flac"  # 48 kHz, so that it is resampled
 

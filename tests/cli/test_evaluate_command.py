@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tiny_checkpoints import Command
 
 from miipher2.audio.io import read_audio, write_audio
 from miipher2.audio.resample import resample
+from miipher2.config.paths import ROOT
 from miipher2.rng import stream
 
 RATE_HZ = 16_000
@@ -127,3 +129,53 @@ def test_nothing_measurable_gives_rows_with_reasons_and_exit_code_1(
     assert len(result.error.splitlines()) == 3
     rows = list(csv.DictReader((out / "evaluate.csv").open()))
     assert all("cannot be read as sound" in row["reason"] for row in rows)
+
+
+def test_words_are_compared_with_the_transcript_beside_the_clean_recording(
+    tmp_path: Path, miipher2: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    clip = ROOT / "data/embedded/it/dir_first.flac"
+    clean, noisy = tmp_path / "clean/a.flac", tmp_path / "noisy/a.flac"
+    for path in (clean, noisy):
+        path.parent.mkdir()
+        shutil.copyfile(clip, path)
+    clean.with_suffix(".txt").write_text("Lettere del nome del tuo interlocutore")
+    options = ("--metrics", "characters", "--asr", "whisper-base", "--out", tmp_path / "out")
+    result = miipher2("evaluate", clean.parent, noisy.parent, noisy.parent, *options)
+    assert (result.code, result.error) == (0, "")
+    (row,) = csv.DictReader((tmp_path / "out/evaluate.csv").open())
+    assert row["words_transcript"] == "Lettere del nome del tuo interlocutore"
+    assert row["words_language"] == "it"
+    assert [float(row[f"character_error/{name}"]) for name in ("clean", "degraded", "restored")] == [0, 0, 0]
+    for text in (
+        result.out,
+        (tmp_path / "out/index.html").read_text(),
+        (tmp_path / "out/evaluate_details.json").read_text(),
+    ):
+        assert "ecognised by whisper-base (model.bin has the sha256 d01c3014881c9c6f) by faster-whisper 1.2.1" in text
+        assert "compared with the transcripts of 1 utterances" in text
+    clean.with_suffix(".txt").write_bytes(b"\xff\xfe")
+    result = miipher2("evaluate", clean.parent, noisy.parent, noisy.parent, *options)
+    assert (result.code, result.error) == (
+        1,
+        f"a: transcript: {tmp_path / 'clean/a.txt'}: is not UTF-8; should be a transcript\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("--asr", "whisper-base"), "--asr whisper-base: --metrics log_mel,log_spectral_distance,bands should have"),
+        (("--asr", ""), "argument --asr: is empty"),
+        (("--asr", "nothing", "--metrics", "characters"), "asr.model=nothing: no such folder or model; should be"),
+        (("--asr-type", "float16"), "argument --asr-type: invalid choice: 'float16'"),
+    ],
+)
+def test_a_wrong_recogniser_is_one_line_and_writes_nothing(
+    more: tuple[str, ...], reason: str, folders: dict[str, Path], miipher2: Command
+) -> None:
+    result = miipher2(*words(folders, *more))
+    assert (result.code, result.error.count("\n")) == (2, 1)
+    assert reason in result.error
+    assert not (folders["clean"].parent / "out").exists()

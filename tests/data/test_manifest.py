@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from scanning import scan_folder
 
@@ -24,6 +25,12 @@ def test_written_manifest_reads_back(root: Path, tmp_path: Path) -> None:
     assert rows(again) == rows(manifest)
     assert again.digest == manifest.digest
     assert (tmp_path / "a.parquet").read_bytes() == (root / "data/prepared/manifest.parquet").read_bytes()
+
+
+def test_a_manifest_from_before_there_were_transcripts_reads(root: Path, tmp_path: Path) -> None:
+    path = root / "data/prepared/manifest.parquet"
+    parquet.write_table(parquet.read_table(path).drop_columns("transcript"), tmp_path / "a.parquet")
+    assert rows(Manifest.read(tmp_path / "a.parquet")) == rows(Manifest.read(path))
 
 
 def test_splits_are_disjoint_and_complete(root: Path) -> None:

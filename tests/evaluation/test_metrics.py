@@ -119,8 +119,8 @@ def test_missing_library_is_a_reason(metric: str, clean: np.ndarray, monkeypatch
         ("pesq", 0.2, "en", "0.20 s; should be at least 0.25 s"),
         ("dnsmos", 0.2, "en", "0.20 s; should be at least 0.5 s"),
         ("speaker", 0.2, "en", "0.20 s; should be at least 0.5 s"),
-        ("characters", 1.0, "it", "speech recognition is English only; the language is 'it'"),
-        ("characters", 1.0, "", "speech recognition is English only; the language is 'unknown'"),
+        ("characters", 1.0, "it", "pocketsphinx recognises English only; the language is 'it', which needs a model"),
+        ("characters", 1.0, "", "pocketsphinx recognises English only; the language is 'unknown', which needs a model"),
     ],
 )
 def test_unsuitable_recording_is_skipped_with_its_reason(

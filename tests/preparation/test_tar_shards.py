@@ -1,7 +1,6 @@
 """Tar shards are read by byte offset and give the same sounds as files, and every damage is an error."""
 
 import gzip
-import io
 import json
 import os
 import shutil
@@ -10,31 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shards import encoded, write_shard
 from synthetic_voices import synthetic_voice
 
 from miipher2.atomic_io import sha256_of
 from miipher2.audio.decode import AudioError, FileSection
-from miipher2.audio.io import read_audio, read_info, write_audio
+from miipher2.audio.io import read_audio, read_info
 from miipher2.data.manifest import Manifest
 from miipher2.preparation.corpora import Corpus, index_corpora, scan_corpus
 from miipher2.preparation.layouts import list_sounds
-
-
-def encoded(wave: np.ndarray, tmp_path: Path, suffix: str = ".flac") -> bytes:
-    """Return a sound file's bytes."""
-    path = tmp_path / f"one{suffix}"
-    write_audio(path, wave, 16000)
-    return path.read_bytes()
-
-
-def write_shard(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
 
 
 @pytest.fixture

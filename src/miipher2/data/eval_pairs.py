@@ -27,6 +27,7 @@ class Pair:
     degradation: Degradation
     speaker: str
     language: str
+    transcript: str = ""
 
     def labels(self, snr_bands_db: Sequence[float]) -> dict[str, tuple[str, ...]]:
         """Return the groups it is summarised in: speaker, language, degradations, band of the lowest SNR.
@@ -70,7 +71,8 @@ def read_pairs(
         clean = resample(wave, rate_hz, SAMPLE_RATE_HZ)
         drawn = draw(stream(seed, "pair", row.sha256), degradation, pools, len(clean))
         target = resample(wave, rate_hz, sample_rate_hz)
-        yield Pair(row.name, clean, apply(clean, drawn, pools), target, drawn, row.speaker, row.language)
+        degraded = apply(clean, drawn, pools)
+        yield Pair(row.name, clean, degraded, target, drawn, row.speaker, row.language, row.transcript)
 
 
 def _band_name(snr_db: float, bounds_db: Sequence[float]) -> str:

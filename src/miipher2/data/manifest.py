@@ -33,8 +33,10 @@ SCHEMA = pa.schema(
         ("peak", pa.float64()),
         ("sha256", pa.large_string()),
         ("split", pa.string()),
+        ("transcript", pa.large_string()),
     ]
 )
+OPTIONAL = ("transcript",)  # older manifests lack it
 # What can alter training: neither the path nor the position in a shard.
 DIGESTED = ("sha256", "split", "corpus", "speaker", "language", "seconds")
 SPLITS = ("train", "valid", "test")
@@ -58,6 +60,7 @@ class Utterance:
     member: str = ""  # of the tar at `path`; empty where that is the sound file
     offset_bytes: int = 0
     size_bytes: int = 0
+    transcript: str = ""
 
     @property
     def name(self) -> str:
@@ -96,6 +99,8 @@ class Manifest:
         Raises:
             ValueError: a column is missing.
         """
+        for name in set(OPTIONAL) - set(table.column_names):
+            table = table.append_column(name, pa.array([""] * len(table), SCHEMA.field(name).type))
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise ValueError(f"the manifest has no column {', '.join(missing)}; run prepare_data again")
         rows = table.select(SCHEMA.names).cast(SCHEMA)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from miipher2.evaluation.metrics.asr import POCKETSPHINX, UNKNOWN, Asr
 from miipher2.evaluation.metrics.feature_error import Features, error_ratios, feature_errors
 from miipher2.evaluation.metrics.registry import METRICS, VALUES, check_names, measure, missing_library, start
 from miipher2.evaluation.metrics.signals import Signal, SignalPair
+from miipher2.evaluation.metrics.words import describe
 
 DISTANCES = ("log_mel", "log_spectral_distance")
 RANKING = ("log_mel", "dnsmos_ovrl", "distillmos")  # the first of them that all utterances have, then any other metric
@@ -22,7 +24,8 @@ System = Callable[[str], np.ndarray]
 class Utterance:
     """One utterance to evaluate, clean (where there is such a recording) and degraded, of one rate and length.
 
-    `labels` describe it, such as `speaker`; each may have several values, or none.
+    `labels` describe it, such as `speaker`; each may have several values, or none. `transcript` is "" where there is
+    none.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Utterance:
     degraded: Float[np.ndarray, "degraded_time"]
     features: Features | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    transcript: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Row:
     """The metrics of one utterance, named `metric/system`; `reason` says what went wrong, if anything.
 
     A row that is not counted lacks a wave or a usable reference, and is left out of every mean. `skipped` has the
-    reason for each metric that is missing.
+    reason for each metric that is missing. `words` has what was recognised in each recording, by the names of columns.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Row:
     is_counted: bool = True
     skipped: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,14 @@ class Evaluation:
     Args:
         systems: in order; the last one is the result that counts.
         unavailable: the reason for each metric that cannot be measured on this machine.
+        asr: what recognised the words, by name and in full.
     """
 
     rows: tuple[Row, ...]
     systems: tuple[str, ...]
     sample_rate_hz: int
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    asr: tuple[str, str] = ("", "")
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -102,11 +109,13 @@ class Evaluation:
         """Return one flat row for each utterance, in order; all have the same keys, a missing metric is empty."""
         columns = list(dict.fromkeys(key for row in self.rows for key in row.values))
         label_names = list(dict.fromkeys(name for row in self.rows for name in row.labels))
+        word_names = list(dict.fromkeys(name for row in self.rows for name in row.words))
         lines: list[dict[str, str | float]] = []
         for row in self.rows:
             line: dict[str, str | float] = {"name": row.name, "seconds": row.seconds}
             line |= {key: row.values.get(key, "") for key in columns}
             line |= {name: "+".join(row.labels.get(name, ())) for name in label_names}
+            line |= {name: row.words.get(name, "") for name in word_names}
             skipped = {**self.unavailable, **row.skipped}
             line |= {"skipped": "; ".join(f"{metric}: {reason}" for metric, reason in skipped.items())}
             lines.append(line | {"counted": "yes" if row.is_counted else "no", "reason": row.reason})
@@ -116,6 +125,17 @@ class Evaluation:
         """Return the counted utterances, in order, that have a metric for degraded speech and for every system."""
         keys = [f"{metric}/{name}" for name in self.compared]
         return tuple(row for row in self.rows if row.is_counted and all(key in row.values for key in keys))
+
+    def asr_line(self) -> str:
+        """Return what recognised the words, and what they were compared with; "" where no words were measured."""
+        words = [row.words for row in self.rows if row.is_counted and row.words]
+        if not words:
+            return ""
+        transcripts = sum(bool(each["words_transcript"]) for each in words)
+        parts = [f"the transcripts of {transcripts}"] if transcripts else []
+        if rest := len(words) - transcripts:
+            parts.append(f"the words that it recognises in the clean recordings of {rest}")
+        return f"recognised by {self.asr[1]}; compared with {' and '.join(parts)} utterances"
 
     def skip_counts(self) -> dict[str, dict[str, int]]:
         """Return for each skipped metric how many measurements each reason cost; 0 stands for all of them."""
@@ -161,6 +181,7 @@ def evaluate(
     sample_rate_hz: int,
     metrics: Sequence[str] = DISTANCES,
     max_delay_seconds: float = 0.1,
+    asr: Asr = POCKETSPHINX,
 ) -> Evaluation:
     """Measure degraded and restored speech, against clean speech where there is some, utterance by utterance.
 
@@ -173,6 +194,7 @@ def evaluate(
         sample_rate_hz: of every wave.
         metrics: names in `metrics.registry.METRICS`; one whose library is missing is reported as unavailable.
         max_delay_seconds: how late or early a system may be, for metrics that align.
+        asr: recognises the words, for `characters`.
 
     Raises:
         ValueError: there are no utterances, two have the same name, a system has a reserved name, a metric is unknown.
@@ -180,16 +202,17 @@ def evaluate(
     check_names(metrics)
     if reserved := {"degraded", "clean", "improvement"} & set(systems):
         raise ValueError(f"a system is named '{reserved.pop()}', which is reserved; should have another name")
-    unavailable = {name: reason for name in metrics if (reason := missing_library(name))}
+    unavailable = {name: reason for name in metrics if (reason := missing_library(name, asr))}
     available = [name for name in metrics if name not in unavailable]
     rows: dict[str, Row] = {}
     for utterance in utterances:
         if utterance.name in rows:
             raise ValueError(f"two utterances are named '{utterance.name}'; should have different names")
-        rows[utterance.name] = _evaluate_one(utterance, systems, sample_rate_hz, available, max_delay_seconds)
+        rows[utterance.name] = _evaluate_one(utterance, systems, sample_rate_hz, available, max_delay_seconds, asr)
     if not rows:
         raise ValueError("there are no utterances to evaluate; the split of the manifest should hold some")
-    return Evaluation(tuple(rows.values()), tuple(systems), sample_rate_hz, unavailable)
+    recogniser = (asr.name, asr.description) if "characters" in available else ("", "")
+    return Evaluation(tuple(rows.values()), tuple(systems), sample_rate_hz, unavailable, recogniser)
 
 
 def _evaluate_one(
@@ -198,6 +221,7 @@ def _evaluate_one(
     sample_rate_hz: int,
     metrics: Sequence[str],
     max_delay_seconds: float,
+    asr: Asr,
 ) -> Row:
     reference = utterance.degraded if utterance.clean is None else utterance.clean
     seconds = len(reference) / sample_rate_hz
@@ -213,7 +237,10 @@ def _evaluate_one(
     failures: list[str] = []
     remarks: list[str] = []
     language = "".join(utterance.labels.get("language", ()))
-    clean = None if utterance.clean is None else Signal(utterance.clean, sample_rate_hz, language)
+    if language in UNKNOWN and "characters" in metrics:
+        language = asr.detect(Signal(reference, sample_rate_hz).at_16k)
+    about = (sample_rate_hz, language, utterance.transcript, asr)
+    clean = None if utterance.clean is None else Signal(utterance.clean, *about)
     signals: dict[str, Signal] = {}
     for name, system in {"degraded": lambda _name: utterance.degraded, **systems}.items():
         try:
@@ -222,7 +249,7 @@ def _evaluate_one(
         except ValueError as error:
             failures.append(f"{name}: {error}")
             continue
-        signals[name] = Signal(wave, sample_rate_hz, language)
+        signals[name] = Signal(wave, *about)
         if not wave.any():
             # Silent input tells nothing about a system; silent output does.
             (failures if name == "degraded" else remarks).append(f"{name}: silent")
@@ -232,11 +259,12 @@ def _evaluate_one(
         values.update({f"{key}/{name}": value for key, value in measured.items()})
         skipped.update({f"{key}/{name}": reason for key, reason in reasons.items()})
 
-    for metric in (name for name in metrics if clean is not None or not METRICS[name].needs_clean):
+    absolute = [name for name in metrics if METRICS[name].is_absolute(utterance.transcript)]
+    for metric in metrics if clean is not None else absolute:
         for signal in (*([] if clean is None else [clean]), *signals.values()):
             start(metric, signal)
     if clean is not None:
-        for metric in (name for name in metrics if not METRICS[name].needs_clean):
+        for metric in absolute:
             add(metric, "clean", SignalPair(None, clean))
     for name, signal in signals.items():
         pair = SignalPair(clean, signal, max_delay_seconds)
@@ -249,7 +277,9 @@ def _evaluate_one(
         values |= {f"features/{name}": error for name, error in errors.items()}
     except ValueError as error:
         failures.append(str(error))
-    return Row(utterance.name, seconds, values, "; ".join(failures + remarks), not failures, skipped, utterance.labels)
+    reason = "; ".join(failures + remarks)
+    words = describe(signals if clean is None else {"clean": clean, **signals})
+    return Row(utterance.name, seconds, values, reason, not failures, skipped, utterance.labels, words)
 
 
 def _check(wave: np.ndarray, reference: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from miipher2.config.schema_data import SAMPLE_RATE_HZ
 from miipher2.data.eval_pairs import Pair, read_pairs
 from miipher2.data.prepared import PreparedData
 from miipher2.evaluation.evaluate import System, Utterance, evaluate
+from miipher2.evaluation.metrics.asr import POCKETSPHINX, load_asr
 from miipher2.evaluation.metrics.baseline import spectral_subtraction
 from miipher2.evaluation.metrics.feature_error import Features
 from miipher2.evaluation.report import select_examples, write_report
@@ -29,6 +30,7 @@ TRAINED = ("pre_trained", "fine_tuned")  # keys of the configuration; the last i
 
 def run_evaluation(config: EvaluateConfig) -> None:
     """Restore and measure the held-out utterances; write metrics, the summary, a row for each of them, and the page."""
+    asr = load_asr(config.asr.model, config.asr.compute_type) if "characters" in config.metrics else POCKETSPHINX
     restorers = {
         name: Restorer.from_published(
             config.adapter, getattr(config, name), root=ROOT, device=config.device, level="model", precision="fp32"
@@ -55,7 +57,9 @@ def run_evaluation(config: EvaluateConfig) -> None:
         systems[name] = output_reader(ROOT / folder, utterances, final.sample_rate_hz, config.max_delay_seconds)
     for name, restorer in restorers.items():  # lazily: an error is then that utterance's alone
         systems[name] = partial(_restore, restorer, held_out)
-    evaluation = evaluate(utterances.values(), systems, final.sample_rate_hz, config.metrics, config.max_delay_seconds)
+    evaluation = evaluate(
+        utterances.values(), systems, final.sample_rate_hz, config.metrics, config.max_delay_seconds, asr
+    )
     method = Bootstrap(config.bootstrap_resamples, config.confidence, config.seed)
     summary = summarise(evaluation, method, config.gate)
     write_results(RESULTS, summary)
@@ -120,7 +124,8 @@ def _utterance(pair: Pair, restorer: Restorer, snr_bands_db: list[float]) -> Utt
         cleaned=restorer.normalised_features(pair.degraded, adapted=True),
     )
     degraded = resample(pair.degraded, SAMPLE_RATE_HZ, restorer.sample_rate_hz)
-    return Utterance(pair.name, pair.target, _fit(degraded, len(pair.target)), features, pair.labels(snr_bands_db))
+    degraded = _fit(degraded, len(pair.target))
+    return Utterance(pair.name, pair.target, degraded, features, pair.labels(snr_bands_db), pair.transcript)
 
 
 def _fit(wave: np.ndarray, samples: int) -> np.ndarray:

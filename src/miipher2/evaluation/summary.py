@@ -138,6 +138,7 @@ class Summary:
             lines.append(
                 f"{line.metric:<24}{line.system:<22}{line.count:>4}{mean:>10}  {interval:<20}{change}".rstrip()
             )
+        lines += [f"words: {self.evaluation.asr_line()}"] if self.evaluation.asr_line() else []
         lines += [f"gate: {verdict.system}: {verdict.metric} {verdict.state}" for verdict in self.verdicts]
         for name, reasons in self.evaluation.skip_counts().items():
             lines += [f"skipped: {name}: {reason}{f' ({n}x)' if n else ''}" for reason, n in reasons.items()]
@@ -220,6 +221,7 @@ def write_results(folder: Path, summary: Summary) -> None:
     (folder / "evaluate.json").write_text(json.dumps(metrics, indent=2) + "\n")
     details = {
         "gate": [asdict(verdict) for verdict in summary.verdicts],
+        "words": summary.evaluation.asr_line(),
         "skipped": summary.evaluation.skip_counts(),
         "failures": {row.name: row.reason for row in summary.evaluation.failures()},
         "confidence": summary.confidence,

@@ -3,6 +3,7 @@
 prepare      the stage and its report
 corpora      the utterances of all corpora: scanned, without duplicates, split
 layouts      published layouts: speaker, language and split by path
+transcripts  transcripts of published corpora and of folders
 tar_shards   tar shards: their members by byte offset
 scan         decodes and measures every file once
 splits       train, valid and test by digest

@@ -158,6 +158,7 @@ def utterances(files: Collection[ScannedFile], splits: Mapping[str, str], root: 
                 sha256=file.sha256,
                 split=splits[file.sha256],
                 corpus=corpus,
+                transcript=file.sound.transcript,
                 **section,
             )
         )

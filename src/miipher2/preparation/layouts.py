@@ -1,30 +1,32 @@
-"""Published layouts of corpora: which sound files belong to one, and the speaker, language and split of each."""
+"""Published layouts of corpora: which sound files belong to one; speaker, language, split and transcript of each."""
 
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from miipher2.audio.decode import FileSection
 from miipher2.audio.files import find_sound_files, printable
 from miipher2.preparation.tar_shards import find_shards, read_index
+from miipher2.preparation.transcripts import TranscriptReader, transcript_of
 
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound of a corpus, not opened yet: its name below the corpus's folder, and what its path tells."""
+    """A sound of a corpus, not opened yet: its name below the corpus's folder, and what path and texts tell."""
 
     name: str
     source: Path | FileSection
     speaker: str
     language: str
     split: str | None = None  # as published; None if the corpus has no published splits
+    transcript: str = ""
 
 
 @dataclass
@@ -129,6 +131,9 @@ def _list_folder(folder: Path, layout: str, subsets: Collection[str] | None) -> 
         listing.sounds = [Sound(name, folder / name, *_labels_of_folders(name)) for name in names]
     else:
         _list_tree(listing, folder, layout, names, subsets)
+    transcripts = TranscriptReader(folder, layout)
+    listing.sounds = [replace(sound, transcript=transcripts.read(folder / sound.name)) for sound in listing.sounds]
+    listing.passed_over += transcripts.faults
     return listing
 
 
@@ -170,7 +175,8 @@ def _list_shards(folder: Path) -> Listing:
             except ValueError as error:
                 listing.broken.append((printable(f"{shard_name}:{sample.sound.member}"), str(error)))
                 continue
-            listing.sounds.append(Sound(f"{shard_name}:{sample.sound.member}", sample.sound, speaker, language))
+            name, transcript = f"{shard_name}:{sample.sound.member}", transcript_of(sample.fields)
+            listing.sounds.append(Sound(name, sample.sound, speaker, language, transcript=transcript))
     return listing
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from miipher2.audio.decode import FileSection
 from miipher2.audio.files import SOUND_SUFFIXES, find_files
+from miipher2.data.transcripts import SUFFIXES, TIMES
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")  # gz bz2 xz zst lz4
@@ -15,7 +16,7 @@ COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd", b"\x04
 
 @dataclass(frozen=True)
 class Sample:
-    """The members of a shard with one key: its sound, and the fields of its JSON."""
+    """The members of a shard with one key: its sound, and the fields of its JSON, or else its text as `text`."""
 
     sound: FileSection
     fields: dict[str, Any]
@@ -44,6 +45,7 @@ def read_index(shard: Path) -> tuple[list[Sample], int, str | None]:
     """
     sounds: list[FileSection] = []
     fields: dict[str, dict[str, Any]] = {}
+    texts: dict[str, str] = {}
     members, fault = _read_members(shard)
     for section in members:
         suffix = PurePosixPath(section.member).suffix.lower()
@@ -51,8 +53,14 @@ def read_index(shard: Path) -> tuple[list[Sample], int, str | None]:
             sounds.append(section)
         elif suffix == ".json":
             fields[_sample_key(section.member)] = _read_json(section)
+        elif suffix in SUFFIXES:
+            texts[_sample_key(section.member)] = _read_text(section)
     others = len(members) - len(sounds)
-    return [Sample(section, fields.get(_sample_key(section.member), {})) for section in sounds], others, fault
+    samples = []
+    for section in sounds:
+        key = _sample_key(section.member)
+        samples.append(Sample(section, {"text": texts.get(key, ""), **fields.get(key, {})}))
+    return samples, others, fault
 
 
 def _read_members(shard: Path) -> tuple[list[FileSection], str | None]:
@@ -98,3 +106,13 @@ def _read_json(section: FileSection) -> dict[str, Any]:
         except ValueError:
             return {}
     return fields if isinstance(fields, dict) else {}
+
+
+def _read_text(section: FileSection) -> str:
+    """Return the text of a member; "" if it is not UTF-8, or lists times."""
+    with section.open() as file:
+        try:
+            text: str = file.read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return ""
+    return "" if TIMES.match(text) else text

@@ -1,4 +1,4 @@
-"""Metrics that a library computes: quality, intelligibility, speaker, pitch, words. Libraries are imported on use."""
+"""Metrics that a library computes: quality, intelligibility, speaker, pitch. Libraries are imported on use."""
 
 import contextlib
 import io
@@ -12,11 +12,9 @@ import torch
 from jaxtyping import Float
 
 from miipher2.config.schema_data import SAMPLE_RATE_HZ
-from miipher2.evaluation.metrics import asr
 from miipher2.evaluation.metrics.signals import Signal, SignalPair, SkippedMetric
 
 MIN_VOICED_FRAMES = 5
-ASR_LANGUAGE = "en"
 
 
 def si_sdr(pair: SignalPair) -> dict[str, float]:
@@ -96,32 +94,6 @@ def speaker(pair: SignalPair) -> dict[str, float]:
     Source: Wan et al. 2018, "Generalized end-to-end loss for speaker verification" (arXiv:1710.10467).
     """
     return {"speaker_cosine": float(np.dot(_embedding(pair.reference), _embedding(pair.measured)))}
-
-
-def characters(pair: SignalPair) -> dict[str, float]:
-    """Return the character error rate of the recognised words, against those recognised in the clean recording.
-
-    pocketsphinx is weak, and English only: the rate measures what changed, not what a listener understands.
-    """
-    import jiwer
-
-    if pair.measured.language != ASR_LANGUAGE:
-        raise SkippedMetric(
-            f"speech recognition is English only; the language is '{pair.measured.language or 'unknown'}'"
-        )
-    words = []
-    for signal in (pair.reference, pair.measured):
-        start_transcription(signal)
-        words.append(signal.cache["words"].result())
-    if not words[0]:
-        raise SkippedMetric("no word was recognised in the clean recording")
-    return {"character_error": float(jiwer.cer(*words))}
-
-
-def start_transcription(signal: Signal) -> None:
-    """Start to recognise the words of a recording in English, beside other work."""
-    if signal.language == ASR_LANGUAGE and "words" not in signal.cache:
-        signal.cache["words"] = asr.transcribe((signal.at_16k * 32767).astype("<i2").tobytes())
 
 
 def _pitch_hz(wave: Float[np.ndarray, "time"]) -> Float[np.ndarray, "frame"]:

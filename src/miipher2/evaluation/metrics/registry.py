@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from miipher2.evaluation.metrics import libraries
+from miipher2.evaluation.metrics import libraries, words
+from miipher2.evaluation.metrics.asr import POCKETSPHINX, Asr
 from miipher2.evaluation.metrics.signals import Signal, SignalPair, SkippedMetric
 from miipher2.evaluation.metrics.spectral import band_share_db, log_mel_distance, log_spectral_distance
 
@@ -25,7 +26,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Metric:
-    """How some values are measured, and what that requires; `start` begins slow work in other processes."""
+    """How some values are measured, and what that requires; `start` begins slow work in other threads."""
 
     measure: Callable[[SignalPair], dict[str, float]]
     values: dict[str, Value]
@@ -33,6 +34,11 @@ class Metric:
     needs_clean: bool = True
     min_seconds: float = 0.0
     start: Callable[[Signal], None] | None = None
+    takes_transcript: bool = False  # instead of a clean recording
+
+    def is_absolute(self, transcript: str) -> bool:
+        """Return whether it measures a recording alone; then the clean one is measured too."""
+        return not self.needs_clean or (self.takes_transcript and bool(transcript))
 
 
 def _log_mel(pair: SignalPair) -> dict[str, float]:
@@ -106,11 +112,15 @@ METRICS = {
         min_seconds=0.5,
     ),
     "characters": Metric(
-        libraries.characters,
-        {"character_error": Value("Character error rate (weak ASR)", "lower", 3)},
-        ("pocketsphinx", "jiwer"),
+        words.word_errors,
+        {
+            "character_error": Value("Character error rate", "lower", 3),
+            "word_error": Value("Word error rate", "lower", 3),
+        },
+        (POCKETSPHINX.name, "jiwer"),
         min_seconds=0.5,
-        start=libraries.start_transcription,
+        start=words.start,
+        takes_transcript=True,
     ),
 }
 VALUES = {name: value for metric in METRICS.values() for name, value in metric.values.items()}
@@ -126,9 +136,10 @@ def check_names(names: Sequence[str]) -> None:
         raise ValueError(f"metric '{unknown[0]}': unknown; should be one of {', '.join(METRICS)}")
 
 
-def missing_library(name: str) -> str:
+def missing_library(name: str, asr: Asr = POCKETSPHINX) -> str:
     """Return the reason why a metric cannot be measured on this machine, or ""."""
-    missing = [library for library in METRICS[name].libraries if find_spec(library) is None]
+    libraries = [each for each in METRICS[name].libraries if each != POCKETSPHINX.name or asr is POCKETSPHINX]
+    missing = [library for library in libraries if find_spec(library) is None]
     return f"{missing[0]} is not installed; uv sync --extra metrics" if missing else ""
 
 
@@ -145,8 +156,8 @@ def measure(name: str, pair: SignalPair) -> tuple[dict[str, float], dict[str, st
     Values have nine digits: the last bits of a sum depend on the address of an array in memory (ESTOI's do).
     """
     metric = METRICS[name]
-    reason = missing_library(name)
-    if not reason and metric.needs_clean and pair.clean is None:
+    reason = missing_library(name, pair.measured.asr)
+    if not reason and pair.clean is None and not metric.is_absolute(pair.measured.transcript):
         reason = "there is no clean recording"
     reason = reason or _unsuitable(metric, pair.measured)
     values: dict[str, float] = {}
@@ -173,4 +184,6 @@ def _missing(key: str, values: dict[str, float], pair: SignalPair) -> str:
         return f"the result is {values[key]}"
     if key == "pitch_error":
         return f"fewer than {libraries.MIN_VOICED_FRAMES} frames are voiced in both"
+    if key == "word_error":
+        return f"'{pair.measured.language}' is written without spaces between words"
     return f"{pair.measured.sample_rate_hz} Hz has no such frequencies"

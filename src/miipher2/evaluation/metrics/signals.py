@@ -10,6 +10,7 @@ from scipy.signal import correlate, correlation_lags
 
 from miipher2.audio.resample import resample
 from miipher2.config.schema_data import SAMPLE_RATE_HZ
+from miipher2.evaluation.metrics.asr import POCKETSPHINX, Asr
 
 Wave = Float[np.ndarray, "time"]
 # Below this the peak of a correlation is random: a vocoder's speech shares no phase with the clean one.
@@ -21,10 +22,24 @@ class SkippedMetric(Exception):
 
 
 class Signal:
-    """One recording; `cache` keeps what metrics compute from it, so that the clean one is processed once."""
+    """One recording; `cache` keeps what metrics compute from it, so that the clean one is processed once.
 
-    def __init__(self, wave: Wave, sample_rate_hz: int, language: str = "") -> None:
-        self.wave, self.sample_rate_hz, self.language = wave, sample_rate_hz, language
+    Args:
+        language: of the speech; "" where it is not known.
+        transcript: of the speech; "" where there is none.
+        asr: recognises the words.
+    """
+
+    def __init__(
+        self,
+        wave: Wave,
+        sample_rate_hz: int,
+        language: str = "",
+        transcript: str = "",
+        asr: Asr = POCKETSPHINX,
+    ) -> None:
+        self.wave, self.sample_rate_hz = wave, sample_rate_hz
+        self.language, self.transcript, self.asr = language, transcript, asr
         self.cache: dict[str, Any] = {}
 
     @cached_property
