@@ -51,7 +51,7 @@ def _metrics(lines: Sequence[Mapping[str, str]]) -> str:
     for metric in dict.fromkeys(line["metric"] for line in lines):
         by_system = {line["system"]: line for line in lines if line["metric"] == metric}
         cells = " | ".join(_cell(by_system.get(name), VALUES[metric].decimals) for name in systems)
-        table += f"| {VALUES[metric].label} | {by_system['degraded']['count']} | {cells} |\n"
+        table += f"| {VALUES[metric].title} | {by_system['degraded']['count']} | {cells} |\n"
     return table
 
 

@@ -29,9 +29,9 @@ def test_tables_contain_every_metric_system_and_verdict(script: Any, tmp_path: P
     write_results(tmp_path, summarise(evaluation, Bootstrap(50, 0.95, 0), {"estoi": 0.05, "pesq": 0.1}))
     tables = script.format_tables(tmp_path)
     assert "| metric | n | clean | degraded | fine tuned |" in tables
-    row = "| ESTOI | 1 | – | 0.750 (0.750 to 0.750) | 0.500 (0.500 to 0.500) [-0.250: -0.250 to -0.250] |"
+    row = "| ESTOI ↑ | 1 | – | 0.750 (0.750 to 0.750) | 0.500 (0.500 to 0.500) [-0.250: -0.250 to -0.250] |"
     assert row in tables
-    assert "| DNSMOS overall | 1 | 3.25 (3.25 to 3.25) | 2.00 (2.00 to 2.00) | 2.50" in tables
+    assert "| DNSMOS overall ↑ | 1 | 3.25 (3.25 to 3.25) | 2.00 (2.00 to 2.00) | 2.50" in tables
     assert "| fine_tuned | estoi | +0.250 (+0.250 to +0.250) | **lost** |" in tables
     assert "| fine_tuned | pesq | – | **not measured** |" in tables
     assert "Skipped: pesq: pesq is not installed (all)." in tables

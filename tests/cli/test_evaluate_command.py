@@ -42,6 +42,8 @@ def test_three_folders_give_the_same_rows_table_and_page_twice(folders: dict[str
     result = miipher2(*words(folders))
     assert (result.code, result.error) == (0, "")
     assert "log_mel" in result.out
+    written = [line.removeprefix("wrote ") for line in result.out.splitlines() if line.startswith("wrote ")]
+    assert sorted(written) == sorted(str(path) for path in out.iterdir())
     rows = list(csv.DictReader((out / "evaluate.csv").open()))
     assert [row["name"] for row in rows] == ["a/u0", "a/u1", "a/u2"]
     for row in rows:

@@ -165,8 +165,41 @@ def test_page_shows_the_metrics(page, waveforms):
     metrics = evaluate_waves(waveforms).means()
     for value in (metrics["log_mel"]["degraded"], metrics["log_mel"]["fine_tuned"], metrics["features"]["ratio"]):
         assert f"{value:.3f}" in page
-    assert f"{metrics['features']['ratio']:.2f}</b>" in page
     assert f"−{100 * metrics['log_mel']['improvement']:.0f} %" in page
+
+
+def test_first_cards_are_the_gates_verdict_with_what_got_worse_in_red(tmp_path):
+    values = {
+        "character_error": (0.11, 0.50, 0.30),  # degraded, the baseline, the last system
+        "speaker_cosine": (0.70, 0.60, 0.69),
+        "dnsmos_ovrl": (2.0, 2.0, 2.6),
+        "log_mel": (2.0, 1.0, 1.0),
+    }
+    systems = ("degraded", "spectral_subtraction", "fine_tuned")
+    rows = tuple(
+        Row(
+            f"u{i}",
+            0.6,
+            {f"{metric}/{system}": each[k] for metric, each in values.items() for k, system in enumerate(systems)},
+        )
+        for i in range(4)
+    )
+    limits = {"distillmos": 0.1, "dnsmos_ovrl": 0.1, "speaker_cosine": 0.05, "character_error": 0.05}
+    summary = summarise(Evaluation(rows, systems[1:], RATE_HZ), Bootstrap(50, 0.95, 0), limits)
+    write_report(tmp_path / "page.html", summary, [])
+    text = (tmp_path / "page.html").read_text()
+    tiles = re.findall(r'<div class="tile card (\w+)"><b>(.*?)</b><span>(.*?)</span></div>', text)
+    assert tiles == [
+        ("worse", "✗ words lost", "Fine-tuned vocoder against degraded speech; speaker, quality kept"),
+        ("worse", "0.110 → 0.300", "Character error rate, lower is better: lost"),
+        ("worse", "0.700 → 0.690", "Speaker cosine, higher is better: kept"),
+        ("better", "2.00 → 2.60", "DNSMOS overall, higher is better: kept"),
+        ("even", "–", "DistillMOS, higher is better: not measured"),
+    ]
+    assert text.index("Words, speaker, quality</h2>") < text.index("<h2>Distances</h2>")
+    assert text.count("? not measured") == 1  # not for the baseline
+    write_report(tmp_path / "page.html", summarise(summary.evaluation, Bootstrap(50, 0.95, 0)), [])
+    assert "no limits were set for a gate" in (tmp_path / "page.html").read_text()
 
 
 def test_text_from_outside_is_escaped(page):
@@ -243,9 +276,8 @@ def test_page_without_clean_recordings_ranks_by_quality(tmp_path, waveforms):
     text = (tmp_path / "page.html").read_text()
     assert len(Tags(text).sources("audio", "audio/flac")) == 4
     assert "By DNSMOS overall of Fine-tuned vocoder." in text
-    assert "<b>2.62</b><span>DNSMOS overall, restored; degraded 2.00</span>" in text
-    assert "<h2>Means</h2>" not in text
-    assert "Log-mel distance</h3>" not in text
+    assert "<h2>Distances</h2>" not in text
+    assert "Log-mel distance ↓</h3>" not in text
     assert re.findall(r"<tr><td>(u\d)</td>", text[text.index("Utterances, worst first") :]) == ["u3", "u2", "u1", "u0"]
 
 

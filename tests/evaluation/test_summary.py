@@ -58,6 +58,40 @@ def test_missing_metric_is_not_measured_and_a_wrong_limit_is_an_error() -> None:
             summarise(evaluation, METHOD, limits)
 
 
+def test_gate_counts_words_then_speaker_then_quality_and_says_what_is_better() -> None:
+    values = {"dnsmos_ovrl": (2.0, 1.0), "speaker_cosine": (0.7, 0.9), "character_error": (0.1, 0.5)}
+    both = {
+        f"{metric}/{name}": pair[k]
+        for metric, pair in values.items()
+        for k, name in enumerate(("degraded", "restored"))
+    }
+    evaluation = Evaluation(
+        (Row("u", 1.0, both | {f"{name}/first": pair[0] for name, pair in values.items()}),),
+        ("first", "restored"),
+        16_000,
+    )
+    limits = {"dnsmos_ovrl": 0.1, "estoi": 0.05, "speaker_cosine": 0.05, "character_error": 0.05}
+    summary = summarise(evaluation, METHOD, limits)
+    assert [(each.system, each.metric, each.state) for each in summary.verdicts] == [
+        ("first", "character_error", "kept"),
+        ("first", "speaker_cosine", "kept"),
+        ("first", "dnsmos_ovrl", "kept"),
+        ("restored", "character_error", "lost"),
+        ("restored", "estoi", "not measured"),
+        ("restored", "speaker_cosine", "kept"),
+        ("restored", "dnsmos_ovrl", "lost"),
+    ]
+    assert summary.gate_states("restored") == {"lost": ("words", "quality"), "kept": ("speaker",)}
+    lines = summary.text().splitlines()
+    assert lines[-1] == "gate: restored against degraded: words, quality lost; speaker kept"
+    assert "gate: restored: character_error lost (loss +0.4, at most 0.05)" in lines
+    assert [line.split()[:3] + line.split()[-1:] for line in lines if " restored  " in line] == [
+        ["character_error", "lower", "restored", "worse"],
+        ["speaker_cosine", "higher", "restored", "better"],
+        ["dnsmos_ovrl", "higher", "restored", "worse"],
+    ]
+
+
 def test_differences_are_paired() -> None:
     """Utterances differ far more than systems: only paired differences distinguish the systems."""
     summary = summarise(make_evaluation(0.03, 0.01), METHOD)

@@ -29,8 +29,10 @@ With --asr, words (`characters`) are recognised by Whisper, in any language; oth
 and English only. They are compared with the transcript, a .txt or .lab of the same name beside the clean recording;
 where there is none, with the words recognised in the clean recording.
 
-metrics: log_mel, log_spectral_distance, bands, si_sdr, estoi, pesq, pitch, dnsmos, distillmos, speaker, characters
-  (si_sdr and those after it need `uv sync --extra metrics`)
+The gate says what RESTORED has lost against DEGRADED: words first, then the speaker, then quality.
+
+metrics: characters, estoi, speaker, pitch, dnsmos, distillmos, pesq, si_sdr, log_mel, log_spectral_distance, bands
+  (all but the last three need `uv sync --extra metrics`)
 exit codes: 0 all measured, 1 some failed, 2 wrong usage or input
 
 examples:
@@ -39,7 +41,8 @@ examples:
   miipher2 evaluate clean/ noisy/ restored/ --asr whisper-base --language fr
   miipher2 evaluate - noisy/ restored/ --system theirs=their_output/ --out results/
 """
-BASELINE, GATE = "spectral_subtraction", {"speaker_cosine": 0.05, "estoi": 0.05, "character_error": 0.05}
+BASELINE = "spectral_subtraction"
+GATE = {"character_error": 0.05, "estoi": 0.05, "speaker_cosine": 0.05, "dnsmos_ovrl": 0.1, "distillmos": 0.1}
 EXAMPLES, RESAMPLES, CONFIDENCE = 6, 2000, 0.95
 
 
@@ -98,8 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
     from miipher2.evaluation.metrics.asr import load_asr
     from miipher2.evaluation.metrics.baseline import spectral_subtraction
     from miipher2.evaluation.metrics.registry import METRICS, check_names
+    from miipher2.evaluation.progress import progress
     from miipher2.evaluation.report import select_examples, write_report
-    from miipher2.evaluation.summary import Bootstrap, summarise, write_results, write_rows
+    from miipher2.evaluation.summary import Bootstrap, summarise, write_results, write_rows, wrote
 
     metrics = arguments.metrics.split(",") if arguments.metrics else list(METRICS)
     check_names(metrics)
@@ -114,20 +118,22 @@ def run(arguments: argparse.Namespace) -> int:
     for system in [*others, "restored"]:
         systems[system] = partial(reader.read_fitted, system)
     if utterances:
-        evaluation = evaluate(utterances.values(), systems, reader.rate_hz, metrics, arguments.max_delay, asr)
+        shown = progress(utterances.values(), len(utterances), "measured")
+        evaluation = evaluate(shown, systems, reader.rate_hz, metrics, arguments.max_delay, asr)
     else:
         evaluation = Evaluation((), tuple(systems), reader.rate_hz)
     rows = (Row(name, 0.0, {}, reason, is_counted=False) for name, reason in unreadable.items())
     evaluation = replace(evaluation, rows=(*evaluation.rows, *rows))
     if not evaluation.worst_first():  # no means without a counted utterance
-        write_rows(arguments.out, evaluation)
+        sys.stdout.write(wrote(write_rows(arguments.out, evaluation)))
         return _list_failures(evaluation)
     summary = summarise(evaluation, Bootstrap(RESAMPLES, CONFIDENCE, arguments.seed), GATE)
-    write_results(arguments.out, summary)
+    files_written = write_results(arguments.out, summary)
     examples, worst = select_examples(evaluation, utterances, systems, EXAMPLES)
     about = {"Command": "miipher2 evaluate"}
-    write_report(arguments.out / "index.html", summary, examples, worst=worst, title="Restored speech", about=about)
-    sys.stdout.write(summary.text())
+    page = arguments.out / "index.html"
+    write_report(page, summary, examples, worst=worst, title="Restored speech", about=about)
+    sys.stdout.write(summary.text() + wrote([*files_written, page]))
     return _list_failures(evaluation)
 
 

@@ -2,6 +2,7 @@
 
 stage               the evaluate stage: held-out pairs, systems, outputs
 evaluate            metrics utterance by utterance
+progress            a bar over utterances
 summary             means with bootstrap intervals, in all and by label; the gate; CSV and JSON files
 report              the HTML page, with report.html.jinja
 spectrogram_image   spectrograms as images

@@ -204,6 +204,7 @@ def evaluate(
         raise ValueError(f"a system is named '{reserved.pop()}', which is reserved; should have another name")
     unavailable = {name: reason for name in metrics if (reason := missing_library(name, asr))}
     available = [name for name in metrics if name not in unavailable]
+    available.sort(key=lambda name: METRICS[name].start is not None)  # what runs beside the others is waited for last
     rows: dict[str, Row] = {}
     for utterance in utterances:
         if utterance.name in rows:

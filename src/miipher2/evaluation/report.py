@@ -33,8 +33,9 @@ MAX_PAGE_BYTES = 12_000_000
 MAX_EXAMPLES, MAX_WORST, EXCERPT_SECONDS = 8, 10, 10.0
 SMALL_SPECTROGRAM = (128, 293)  # of the worst utterances, in the proportions of the others
 MAX_TABLE_ROWS, MAX_DOTS = 200, 400
-CHARTED = ("estoi", "speaker_cosine", "pesq", "dnsmos_ovrl", "distillmos", "pitch_error")
-LABELLED = ("log_mel", "estoi", "speaker_cosine", "dnsmos_ovrl")
+CHARTED = ("character_error", "estoi", "speaker_cosine", "dnsmos_ovrl", "distillmos", "pesq", "pitch_error")
+LABELLED = ("character_error", "estoi", "speaker_cosine", "dnsmos_ovrl")
+MARKS = {"lost": "✗", "unsure": "?", "kept": "✓", "not measured": ""}
 SYSTEM_NAMES = {"pre_trained": "Pre-trained vocoder", "fine_tuned": "Fine-tuned vocoder"}
 
 
@@ -112,6 +113,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "system_name": lambda name: SYSTEM_NAMES.get(name, name.replace("_", " ").capitalize()),
         "metric_name": lambda name: VALUES[name].label,
+        "metric_title": lambda name: VALUES[name].title,
         "number": lambda value, decimals: f"{value:.{decimals}f}",
         "percent": lambda share: f"{100 * share:+.0f} %".replace("-", "−"),
     }
@@ -129,7 +131,7 @@ def _content(summary: Summary) -> dict[str, Any]:
     return {
         "evaluation": evaluation,
         "means": means,
-        "tiles": _tiles(means),
+        "tiles": _tiles(summary),
         "distances": [metric for metric in DISTANCES if metric in means],
         "interval_systems": [
             name for name in ("clean", *evaluation.compared) if any(line.system == name for line in overall)
@@ -145,7 +147,7 @@ def _content(summary: Summary) -> dict[str, Any]:
         "label_tables": _label_tables(summary),
         "distance_chart": _chart(evaluation, "log_mel", 0.0, _axis_end(distances)) if distances else None,
         "charts": [chart for metric in CHARTED if (chart := _chart(evaluation, metric)) is not None],
-        "worst_metrics": [metric for metric in ("log_mel", *CHARTED[:5]) if evaluation.paired(metric)],
+        "worst_metrics": [metric for metric in (*CHARTED[:5], "log_mel") if evaluation.paired(metric)],
         "worst_rows": rows[:MAX_WORST],
         "table_rows": rows[:MAX_TABLE_ROWS],
         "max_table_rows": MAX_TABLE_ROWS,
@@ -159,23 +161,29 @@ def _content(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _tiles(means: Mapping[str, Mapping[str, float | int]]) -> list[tuple[str, str]]:
-    """Return the main results: number and text."""
-    tiles = []
-    if "ratio" in means.get("features", {}):
-        tiles.append((f"{means['features']['ratio']:.2f}", "feature error, cleaned / degraded"))
-    for metric in DISTANCES:
-        if "improvement" in means.get(metric, {}):
-            share = f"{-100 * means[metric]['improvement']:+.0f} %".replace("-", "−")
-            name = VALUES[metric].label.removesuffix(", dB").lower()
-            tiles.append((share, f"{name}, restored against degraded"))
-    for metric in ("dnsmos_ovrl", "distillmos"):
-        if metric in means and not set(DISTANCES) & set(means):  # nothing is compared with a clean recording
-            *_, restored = means[metric].values()
-            text = f"{VALUES[metric].label}, restored; degraded {means[metric]['degraded']:.2f}"
-            tiles.append((f"{restored:.2f}", text))
-    counts = means["utterances"]
-    return [*tiles, (str(counts["evaluated"]), f"utterances, {counts['failed']} failed")]
+def _tiles(summary: Summary) -> list[dict[str, str]]:
+    """Return the gate's verdict on the last system against degraded speech, in all and for each metric."""
+    system = summary.evaluation.compared[-1]
+    states, name = summary.gate_states(system), SYSTEM_NAMES.get(system, system.replace("_", " ").capitalize())
+    if not states:
+        return [{"value": "–", "text": f"{name}: no limits were set for a gate", "direction": "even"}]
+    worst, *others = states
+    rest = "".join(f"; {', '.join(states[state])} {state}" for state in others)
+    direction = {"lost": "worse", "kept": "better"}.get(worst, "even")
+    headline = f"{MARKS[worst]} {', '.join(states[worst])} {worst}".strip()
+    tiles = [{"value": headline, "text": f"{name} against degraded speech{rest}", "direction": direction}]
+    lines = {(line.metric, line.system): line for line in summary.overall()}
+    for verdict in (each for each in summary.verdicts if each.system == system):
+        value = VALUES[verdict.metric]
+        text = f"{value.label}, {value.better} is better: {verdict.state}"
+        line = lines.get((verdict.metric, system))
+        if line is None:
+            tiles.append({"value": "–", "text": text, "direction": "even"})
+            continue
+        means = (lines[verdict.metric, "degraded"].value.mean, line.value.mean)
+        numbers = " → ".join(f"{mean:.{value.decimals}f}" for mean in means)
+        tiles.append({"value": numbers, "text": text, "direction": line.direction})
+    return tiles
 
 
 def _label_tables(summary: Summary) -> dict[str, list[dict[str, Any]]]:
@@ -231,12 +239,10 @@ def _axis_end(values: Sequence[float]) -> float:
 
 def _cell(line: Line) -> dict[str, Any]:
     """Return a mean and its change against degraded, formatted, and whether the change is better, worse or neither."""
-    decimals, worsening = VALUES[line.metric].decimals, VALUES[line.metric].worsening
+    decimals = VALUES[line.metric].decimals
     cell: dict[str, Any] = {"mean": _formatted(line.value, decimals), "change": None}
     if line.difference is not None:
-        low, high = sorted((worsening(line.difference.low), worsening(line.difference.high)))
-        direction = "worse" if low > 0 else "better" if high < 0 else "even"
-        cell |= {"change": _formatted(line.difference, decimals, "+"), "direction": direction}
+        cell |= {"change": _formatted(line.difference, decimals, "+"), "direction": line.direction}
     return cell
 
 

@@ -18,8 +18,9 @@ from miipher2.evaluation.evaluate import System, Utterance, evaluate
 from miipher2.evaluation.metrics.asr import POCKETSPHINX, load_asr
 from miipher2.evaluation.metrics.baseline import spectral_subtraction
 from miipher2.evaluation.metrics.feature_error import Features
+from miipher2.evaluation.progress import progress
 from miipher2.evaluation.report import select_examples, write_report
-from miipher2.evaluation.summary import Bootstrap, summarise, write_results
+from miipher2.evaluation.summary import Bootstrap, summarise, write_results, wrote
 from miipher2.inference.restorer import Restorer
 
 RESULTS = ROOT / "exp" / "results"
@@ -51,18 +52,20 @@ def run_evaluation(config: EvaluateConfig) -> None:
             sample_rate_hz=final.sample_rate_hz,
         )
     }
-    utterances = {pair.name: _utterance(pair, final, config.snr_bands_db) for pair in held_out.values()}
+    utterances = {
+        pair.name: _utterance(pair, final, config.snr_bands_db)
+        for pair in progress(held_out.values(), len(held_out), "features")
+    }
     systems: dict[str, System] = {BASELINE: lambda name: spectral_subtraction(utterances[name].degraded)}
     for name, folder in check_systems(config.systems).items():
         systems[name] = output_reader(ROOT / folder, utterances, final.sample_rate_hz, config.max_delay_seconds)
     for name, restorer in restorers.items():  # lazily: an error is then that utterance's alone
         systems[name] = partial(_restore, restorer, held_out)
-    evaluation = evaluate(
-        utterances.values(), systems, final.sample_rate_hz, config.metrics, config.max_delay_seconds, asr
-    )
+    shown = progress(utterances.values(), len(utterances), "measured")
+    evaluation = evaluate(shown, systems, final.sample_rate_hz, config.metrics, config.max_delay_seconds, asr)
     method = Bootstrap(config.bootstrap_resamples, config.confidence, config.seed)
     summary = summarise(evaluation, method, config.gate)
-    write_results(RESULTS, summary)
+    paths = write_results(RESULTS, summary)
     examples, worst = select_examples(evaluation, utterances, systems, config.report_examples)
     about = {
         "Utterances": f"{len(utterances)} of the split {config.split} in {config.prepared}",
@@ -72,7 +75,7 @@ def run_evaluation(config: EvaluateConfig) -> None:
     }
     title = "Miipher-2: restored held-out speech"
     write_report(REPORT, summary, examples, worst=worst, title=title, about=about)
-    sys.stdout.write(summary.text())
+    sys.stdout.write(summary.text() + wrote([*paths, REPORT]))
     for row in evaluation.failures():
         sys.stderr.write(f"{row.name}: {row.reason}\n")
 

@@ -11,8 +11,10 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from miipher2.evaluation.evaluate import Evaluation, Row
-from miipher2.evaluation.metrics.registry import VALUES
+from miipher2.evaluation.metrics.registry import SUBJECTS, VALUES
 from miipher2.rng import stream
+
+STATES = ("lost", "unsure", "kept", "not measured")  # of the gate, the worst first
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,15 @@ class Line:
     value: Interval
     difference: Interval | None
 
+    @property
+    def direction(self) -> str:
+        """Return "better" or "worse" where the interval of the difference excludes 0, else "even"."""
+        if self.difference is None:
+            return "even"
+        worsening = VALUES[self.metric].worsening
+        low, high = sorted((worsening(self.difference.low), worsening(self.difference.high)))
+        return "worse" if low > 0 else "better" if high < 0 else "even"
+
     def csv_row(self) -> dict[str, str | int | float]:
         """Return the line of a CSV file."""
         return {
@@ -87,7 +98,7 @@ class Verdict:
     """The gate's result for one system and metric.
 
     `state` is "lost" where the mean loss exceeds the limit, "unsure" where only the interval of the loss does, else
-    "kept"; "not measured" where no utterance has the metric for every system.
+    "kept"; "not measured" where no utterance has the metric for every system, which is said of the last system alone.
     """
 
     system: str
@@ -110,6 +121,23 @@ class Summary:
         """Return the lines over all utterances."""
         return [line for line in self.lines if line.label_name == "all"]
 
+    def gate_states(self, system: str) -> dict[str, tuple[str, ...]]:
+        """Return which of words, speaker and quality a system has lost, might have lost, keeps, or have no measure.
+
+        A subject is as its worst metric is, and not measured only where none of its metrics is.
+        """
+        states: dict[str, tuple[str, ...]] = {}
+        for subject in SUBJECTS:
+            found = {
+                verdict.state
+                for verdict in self.verdicts
+                if verdict.system == system and VALUES[verdict.metric].subject == subject
+            }
+            if found:
+                worst = min(found, key=STATES.index)
+                states[worst] = (*states.get(worst, ()), subject)
+        return {state: states[state] for state in STATES if state in states}
+
     def metrics(self) -> dict[str, dict[str, float | int]]:
         """Return the means, how many limits of the gate each system exceeds, and how many measurements were skipped."""
         metrics = self.evaluation.means()
@@ -123,8 +151,10 @@ class Summary:
         return metrics
 
     def text(self) -> str:
-        """Return the means over all utterances, the gate and the skipped metrics, for a terminal."""
-        lines = [f"{'metric':<24}{'system':<22}{'n':>4}{'mean':>10}  interval            difference to degraded"]
+        """Return the means over all utterances, the skipped metrics and the gate, for a terminal."""
+        lines = [
+            f"{'metric':<24}{'better':<8}{'system':<22}{'n':>4}{'mean':>10}  interval            difference to degraded"
+        ]
         for line in self.overall():
             decimals = VALUES[line.metric].decimals
             mean, low, high = (
@@ -134,14 +164,22 @@ class Summary:
             if line.difference is not None:
                 difference = line.difference
                 change = f"{difference.mean:+.{decimals}f} [{difference.low:+.3g}, {difference.high:+.3g}]"
+                change += f"  {line.direction}" if line.direction != "even" else ""
             interval = f"[{low}, {high}]"
             lines.append(
-                f"{line.metric:<24}{line.system:<22}{line.count:>4}{mean:>10}  {interval:<20}{change}".rstrip()
+                f"{line.metric:<24}{VALUES[line.metric].better:<8}{line.system:<22}{line.count:>4}{mean:>10}  "
+                f"{interval:<20}{change}".rstrip()
             )
         lines += [f"words: {self.evaluation.asr_line()}"] if self.evaluation.asr_line() else []
-        lines += [f"gate: {verdict.system}: {verdict.metric} {verdict.state}" for verdict in self.verdicts]
         for name, reasons in self.evaluation.skip_counts().items():
             lines += [f"skipped: {name}: {reason}{f' ({n}x)' if n else ''}" for reason, n in reasons.items()]
+        for verdict in self.verdicts:
+            loss = "" if verdict.loss is None else f" (loss {verdict.loss.mean:+.3g}, at most {verdict.limit:g})"
+            lines.append(f"gate: {verdict.system}: {verdict.metric} {verdict.state}{loss}")
+        for system in self.evaluation.systems[-1:]:
+            states = self.gate_states(system)
+            text = "; ".join(f"{', '.join(subjects)} {state}" for state, subjects in states.items())
+            lines += [f"gate: {system} against degraded: {text}"] if states else []
         return "\n".join(lines) + "\n"
 
 
@@ -168,11 +206,13 @@ def apply_gate(evaluation: Evaluation, lines: Iterable[Line], limits: Mapping[st
         if metric not in VALUES or limit < 0:
             raise ValueError(f"gate.{metric}={limit}; should be a loss of at least 0 of one of {', '.join(VALUES)}")
     overall = {(line.metric, line.system): line for line in lines if line.label_name == "all"}
-    return [
-        _verdict(overall.get((metric, system)), system, metric, limit)
+    ordered = sorted(limits, key=list(VALUES).index)  # words first, then speaker, then quality
+    verdicts = [
+        _verdict(overall.get((metric, system)), system, metric, limits[metric])
         for system in evaluation.systems
-        for metric, limit in limits.items()
+        for metric in ordered
     ]
+    return [each for each in verdicts if each.loss is not None or each.system == evaluation.systems[-1]]
 
 
 def _rounded(interval: Interval | None) -> dict[str, float | str]:
@@ -211,35 +251,44 @@ def _lines(
             yield Line(label_name, label, metric, system, len(paired), method.interval(after), difference)
 
 
-def write_results(folder: Path, summary: Summary) -> None:
-    """Write `evaluate.json`, `evaluate.csv`, `evaluate_table.csv` and `evaluate_details.json`."""
+def write_results(folder: Path, summary: Summary) -> list[Path]:
+    """Write `evaluate.json`, `evaluate_details.json`, `evaluate.csv` and `evaluate_table.csv`; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics: Any = {
         metric: {name: float(f"{value:.6g}") for name, value in values.items()}
         for metric, values in summary.metrics().items()
     }
-    (folder / "evaluate.json").write_text(json.dumps(metrics, indent=2) + "\n")
     details = {
         "gate": [asdict(verdict) for verdict in summary.verdicts],
+        "gate_states": {system: summary.gate_states(system) for system in summary.evaluation.systems},
         "words": summary.evaluation.asr_line(),
         "skipped": summary.evaluation.skip_counts(),
         "failures": {row.name: row.reason for row in summary.evaluation.failures()},
         "confidence": summary.confidence,
     }
-    (folder / "evaluate_details.json").write_text(json.dumps(details, indent=2) + "\n")
-    write_rows(folder, summary.evaluation)
+    paths = [folder / "evaluate.json", folder / "evaluate_details.json"]
+    for path, content in zip(paths, (metrics, details), strict=True):
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    paths += write_rows(folder, summary.evaluation)
     if summary.lines:
-        _write_csv(folder / "evaluate_table.csv", [line.csv_row() for line in summary.lines])
+        paths.append(_write_csv(folder / "evaluate_table.csv", [line.csv_row() for line in summary.lines]))
+    return paths
 
 
-def write_rows(folder: Path, evaluation: Evaluation) -> None:
-    """Write `evaluate.csv` alone, for an evaluation without any counted utterance."""
+def write_rows(folder: Path, evaluation: Evaluation) -> list[Path]:
+    """Write `evaluate.csv` alone, for an evaluation without any counted utterance; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(folder / "evaluate.csv", evaluation.csv_rows())
+    return [_write_csv(folder / "evaluate.csv", evaluation.csv_rows())]
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def wrote(paths: Iterable[Path]) -> str:
+    """Return a line for each written file."""
+    return "".join(f"wrote {path}\n" for path in paths)
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    return path

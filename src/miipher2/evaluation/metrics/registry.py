@@ -10,14 +10,25 @@ from miipher2.evaluation.metrics.asr import POCKETSPHINX, Asr
 from miipher2.evaluation.metrics.signals import Signal, SignalPair, SkippedMetric
 from miipher2.evaluation.metrics.spectral import band_share_db, log_mel_distance, log_spectral_distance
 
+SUBJECTS = ("words", "speaker", "quality")  # in the order in which they count
+
 
 @dataclass(frozen=True)
 class Value:
-    """One number of a metric; `better` is "lower", "higher", or "zero" where the sign is a direction."""
+    """One number of a metric; `better` is "lower", "higher", or "zero" where the sign is a direction.
+
+    `subject` is what it tells about, one of `SUBJECTS`.
+    """
 
     label: str
     better: str
     decimals: int = 2
+    subject: str = "quality"
+
+    @property
+    def title(self) -> str:
+        """Return the label with an arrow to what is better."""
+        return f"{self.label} {({'higher': '↑', 'lower': '↓', 'zero': '→ 0'})[self.better]}"
 
     def worsening(self, difference: float) -> float:
         """Return a difference with the sign that makes positive worse."""
@@ -62,26 +73,31 @@ def _bands(pair: SignalPair) -> dict[str, float]:
     }
 
 
+# In the order of tables: words, speaker, quality, distances.
 METRICS = {
-    "log_mel": Metric(_log_mel, {"log_mel": Value("Log-mel distance", "lower", 3)}),
-    "log_spectral_distance": Metric(
-        _log_spectral_distance, {"log_spectral_distance": Value("Log-spectral distance, dB", "lower")}
-    ),
-    "bands": Metric(
-        _bands,
+    "characters": Metric(
+        words.word_errors,
         {
-            "above_4_khz": Value("Power above 4 kHz against clean, dB", "zero"),
-            "above_8_khz": Value("Power above 8 kHz against clean, dB", "zero"),
+            "character_error": Value("Character error rate", "lower", 3, "words"),
+            "word_error": Value("Word error rate", "lower", 3, "words"),
         },
+        (POCKETSPHINX.name, "jiwer"),
+        min_seconds=0.5,
+        start=words.start,
+        takes_transcript=True,
     ),
-    "si_sdr": Metric(libraries.si_sdr, {"si_sdr": Value("SI-SDR, dB", "higher")}, ("torchmetrics",)),
-    "estoi": Metric(libraries.estoi, {"estoi": Value("ESTOI", "higher", 3)}, ("pystoi",), min_seconds=0.4),
-    "pesq": Metric(libraries.pesq, {"pesq": Value("PESQ-WB", "higher")}, ("pesq",), min_seconds=0.25),
+    "estoi": Metric(libraries.estoi, {"estoi": Value("ESTOI", "higher", 3, "words")}, ("pystoi",), min_seconds=0.4),
+    "speaker": Metric(
+        libraries.speaker,
+        {"speaker_cosine": Value("Speaker cosine", "higher", 3, "speaker")},
+        ("resemblyzer", "webrtcvad", "librosa"),
+        min_seconds=0.5,
+    ),
     "pitch": Metric(
         libraries.pitch,
         {
-            "pitch_error": Value("Pitch error, cents (median)", "lower", 1),
-            "voicing_error": Value("Voicing error, share of frames", "lower", 3),
+            "pitch_error": Value("Pitch error, cents (median)", "lower", 1, "speaker"),
+            "voicing_error": Value("Voicing error, share of frames", "lower", 3, "speaker"),
         },
         ("pyworld",),
         min_seconds=0.1,
@@ -105,22 +121,18 @@ METRICS = {
         needs_clean=False,
         min_seconds=0.5,
     ),
-    "speaker": Metric(
-        libraries.speaker,
-        {"speaker_cosine": Value("Speaker cosine", "higher", 3)},
-        ("resemblyzer", "webrtcvad", "librosa"),
-        min_seconds=0.5,
+    "pesq": Metric(libraries.pesq, {"pesq": Value("PESQ-WB", "higher")}, ("pesq",), min_seconds=0.25),
+    "si_sdr": Metric(libraries.si_sdr, {"si_sdr": Value("SI-SDR, dB", "higher")}, ("torchmetrics",)),
+    "log_mel": Metric(_log_mel, {"log_mel": Value("Log-mel distance", "lower", 3)}),
+    "log_spectral_distance": Metric(
+        _log_spectral_distance, {"log_spectral_distance": Value("Log-spectral distance, dB", "lower")}
     ),
-    "characters": Metric(
-        words.word_errors,
+    "bands": Metric(
+        _bands,
         {
-            "character_error": Value("Character error rate", "lower", 3),
-            "word_error": Value("Word error rate", "lower", 3),
+            "above_4_khz": Value("Power above 4 kHz against clean, dB", "zero"),
+            "above_8_khz": Value("Power above 8 kHz against clean, dB", "zero"),
         },
-        (POCKETSPHINX.name, "jiwer"),
-        min_seconds=0.5,
-        start=words.start,
-        takes_transcript=True,
     ),
 }
 VALUES = {name: value for metric in METRICS.values() for name, value in metric.values.items()}
