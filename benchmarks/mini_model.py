@@ -33,8 +33,11 @@ from miipher2.inference.restorer import Restorer
 
 RATE_HZ = 16_000
 Wave = Float64[np.ndarray, " time"]
-ENGLISH = "kokoro"  # the prefix of English voices, whose words are recognised
-VOICE_METRICS = ("dnsmos_ovrl", "distillmos", "estoi", "speaker_cosine", "log_spectral_distance", "pitch_error")
+WORDS = ("--asr", "whisper-base", "--language", "folder")
+VOICE_METRICS = (
+    *("character_error", "estoi", "speaker_cosine", "pitch_error"),
+    *("dnsmos_ovrl", "distillmos", "log_spectral_distance"),
+)
 SYSTEMS = ("degraded", "restored")
 STRENGTHS = ("0", "0.25", "0.5", "0.75", "1")
 CURVE_METRICS = {  # as the command names them: the value in the table
@@ -62,7 +65,7 @@ def main() -> None:
     out = options.out / options.split
     shutil.rmtree(out, ignore_errors=True)
     for path in select_recordings(options.speech / options.split, options.utterances):
-        write_pair(path, out, f"{path.parent.name}_{path.stem}")
+        write_pair(path, out, f"{language_of(path.parent.name)}/{path.parent.name}_{path.stem}")
     weights = [] if options.bundle is None else ["--bundle", str(options.bundle)]
     if options.curve:
         print(format_curve(out, weights))
@@ -76,20 +79,11 @@ def main() -> None:
     results = {title: out / f"results_{folders[2]}" for title, folders in measured.items()}
 
     def measure(title: str) -> None:
-        run_command("evaluate", *(out / folder for folder in measured[title]), "--out", results[title])
+        run_command("evaluate", *(out / folder for folder in measured[title]), *WORDS, "--out", results[title])
 
     with ThreadPoolExecutor(len(measured)) as side_by_side:
         list(side_by_side.map(measure, measured))
     parts = [f"### {title}\n\n{format_tables(folder)}\n{format_voices(folder)}" for title, folder in results.items()]
-    if english := [path.name for path in sorted((out / "clean").iterdir()) if path.name.startswith(ENGLISH)]:
-        folders = [out / "english" / name for name in ("clean", "degraded", "restored")]
-        for folder in folders:
-            folder.mkdir(parents=True)
-            for name in english:
-                shutil.copyfile(out / folder.name / name, folder / name)
-        words = ("--language", "en", "--metrics", "characters", "--out", out / "results_english")
-        run_command("evaluate", *folders, *words)
-        parts.append(f"### The words of the English voice\n\n{format_tables(out / 'results_english')}")
     parts.append(format_feature_errors(out, options.bundle or ROOT / SHIPPED))
     tables = "\n".join(parts)
     print(tables)
@@ -112,19 +106,26 @@ def _spread(paths: list[Path], count: int) -> list[Path]:
     return [paths[index * len(paths) // count] for index in range(min(count, len(paths)))]
 
 
+def language_of(voice: str) -> str:
+    """Return the language of a gathered voice, such as stamps_ro; the synthetic ones speak English."""
+    kind, _, language = voice.partition("_")
+    return language if kind in ("stamps", "prompts") else "en"
+
+
 def write_pair(path: Path, out: Path, name: str) -> None:
-    """Write a recording and its degraded form; the degradation depends on its name alone."""
+    """Write a recording and its degraded form; the degradation depends on the last part of its name alone."""
     clean, rate_hz = sf.read(path, dtype="float64")
     if rate_hz != RATE_HZ:
         raise SystemExit(f"{path}: has {rate_hz} Hz; should have {RATE_HZ}")
-    rng = np.random.default_rng(list(name.encode()))
+    rng = np.random.default_rng(list(Path(name).name.encode()))
     clean = clean * (10 ** (rng.uniform(-30, -20) / 20) / max(_rms(clean), 1e-9))
     clean = clean * min(1.0, 0.9 / np.abs(clean).max())
     names = sorted(DEGRADATIONS)
     degraded = DEGRADATIONS[names[int(rng.integers(len(names)))]](clean, rng)
     for folder, wave in (("clean", clean), ("degraded", degraded)):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        sf.write(out / folder / f"{name}.flac", np.clip(wave, -1, 1), RATE_HZ)
+        target = out / folder / f"{name}.flac"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sf.write(target, np.clip(wave, -1, 1), RATE_HZ)
 
 
 def add_noise(clean: Wave, rng: np.random.Generator) -> Wave:
@@ -202,7 +203,7 @@ def _row(line: dict[str, str]) -> Row:
     """Return an utterance's row from its line of the CSV file, labelled with its voice."""
     keys = [f"{metric}/{system}" for metric in VOICE_METRICS for system in SYSTEMS]
     values = {key: float(line[key]) for key in keys if line.get(key)}
-    labels = {"voice": (line["name"].rpartition("_")[0],)}
+    labels = {"voice": (Path(line["name"]).name.rpartition("_")[0],)}
     return Row(line["name"], float(line["seconds"]), values, is_counted=line["counted"] == "yes", labels=labels)
 
 
@@ -216,7 +217,7 @@ def format_curve(out: Path, weights: list[str]) -> str:
         *others, last = STRENGTHS
         words = [word for strength in others for word in ("--system", f"{strength}={folders[strength]}")]
         words += ["--metrics", ",".join(CURVE_METRICS), "--out", str(out / f"results_{source}_curve")]
-        run_command("evaluate", out / "clean", out / source, folders[last], *words)
+        run_command("evaluate", out / "clean", out / source, folders[last], *WORDS, *words)
         with (out / f"results_{source}_curve/evaluate_table.csv").open(newline="") as file:
             lines = {(line["system"], line["metric"]): line for line in csv.DictReader(file) if line["sort"] == "all"}
         rows = {"clean": "clean recording", "degraded": "input", **dict.fromkeys(others), "restored": last}
@@ -240,8 +241,9 @@ def format_feature_errors(out: Path, bundle: Path) -> str:
     """Return the ratio of the cleaned to the degraded features' error, over all frames."""
     restorer = Restorer.from_bundle(bundle, root=ROOT, level="model")
     errors: dict[str, float] = defaultdict(float)
-    for path in sorted((out / "clean").iterdir()):
-        clean, degraded = (sf.read(each, dtype="float32")[0] for each in (path, out / "degraded" / path.name))
+    for path in sorted((out / "clean").rglob("*.flac")):
+        both = (path, out / "degraded" / path.relative_to(out / "clean"))
+        clean, degraded = (sf.read(each, dtype="float32")[0] for each in both)
         features = [restorer.normalised_features(clean, adapted=False)]
         features += [restorer.normalised_features(degraded, adapted=adapted) for adapted in (False, True)]
         for name, value in feature_errors(Features(*features)).items():

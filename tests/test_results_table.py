@@ -56,14 +56,14 @@ def test_means_of_a_voice_are_over_utterances_that_both_systems_have(
         return Row(name, 1.0, {"estoi/degraded": degraded, "estoi/restored": restored, **more})
 
     rows = (
-        row("a_man_00", 0.75, 0.5),
-        row("a_man_01", 0.25, 0.25, **{"pitch_error/degraded": 9.0}),  # the restored one has none: not compared
+        row("en/a_man_00", 0.75, 0.5),
+        row("en/a_man_01", 0.25, 0.25, **{"pitch_error/degraded": 9.0}),  # the restored one has none: not compared
         row("a_woman_00", 0.5, 0.625, **{"pitch_error/degraded": 4.0, "pitch_error/restored": 2.0}),
     )
     evaluation = Evaluation(rows, ("restored",), 16_000)
     write_results(tmp_path, summarise(evaluation, Bootstrap(50, 0.95, 0)))
     lines = import_module("mini_model").format_voices(tmp_path).splitlines()
     assert lines[2:] == [
-        "| a_man | – | – | 0.500 to 0.375 | – | – | – |",
-        "| a_woman | – | – | 0.500 to 0.625 | – | – | 4.0 to 2.0 |",
+        "| a_man | – | 0.500 to 0.375 | – | – | – | – | – |",
+        "| a_woman | – | 0.500 to 0.625 | – | 4.0 to 2.0 | – | – | – |",
     ]

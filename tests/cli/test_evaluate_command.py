@@ -98,6 +98,12 @@ def test_recording_that_cannot_be_measured_is_a_row_and_exit_code_1(
     assert float(rows["a/u1"]["log_mel/restored"]) > 0.0
 
 
+def test_language_may_be_each_recordings_first_folder(folders: dict[str, Path], miipher2: Command) -> None:
+    assert miipher2(*words(folders, "--language", "folder")).code == 0
+    rows = csv.DictReader((folders["clean"].parent / "out/evaluate.csv").open())
+    assert {row["language"] for row in rows} == {"a"}
+
+
 def test_rate_option_resamples_all_recordings(folders: dict[str, Path], miipher2: Command) -> None:
     path = folders["restored"] / "a/u0.wav"
     wave = read_audio(path)[0]

@@ -38,11 +38,12 @@ exit codes: 0 all measured, 1 some failed, 2 wrong usage or input
 examples:
   miipher2 evaluate clean/ noisy/ restored/
   miipher2 evaluate clean.wav noisy.wav restored.wav --metrics log_mel,estoi,speaker
-  miipher2 evaluate clean/ noisy/ restored/ --asr whisper-base --language fr
+  miipher2 evaluate clean/ noisy/ restored/ --asr whisper-base --language folder   # clean/fr/a.wav, clean/en/b.wav
   miipher2 evaluate - noisy/ restored/ --system theirs=their_output/ --out results/
 """
 BASELINE = "spectral_subtraction"
 GATE = {"character_error": 0.05, "estoi": 0.05, "speaker_cosine": 0.05, "dnsmos_ovrl": 0.1, "distillmos": 0.1}
+FOLDER = "folder"  # the language of a recording is the name of its first folder
 EXAMPLES, RESAMPLES, CONFIDENCE = 6, 2000, 0.95
 
 
@@ -66,7 +67,7 @@ def add_parser(commands: Any) -> None:
         "--language",
         default="",
         metavar="EN",
-        help="of the speech (with --asr detected where not given)",
+        help="of the speech; `folder`: the name of each recording's first folder (with --asr detected where not given)",
     )
     parser.add_argument(
         "--asr",
@@ -110,7 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.asr is not None and "characters" not in metrics:
         raise ValueError(f"--asr {arguments.asr}: --metrics {arguments.metrics} should have characters too")
     asr = load_asr(arguments.asr, arguments.asr_type, Path())
-    if arguments.asr is not None and (reason := asr.refusal(arguments.language)):
+    reason = "" if arguments.language == FOLDER else asr.refusal(arguments.language)
+    if arguments.asr is not None and reason:
         raise ValueError(f"--language {arguments.language}: {reason}")
     reader = RecordingReader(files, arguments.rate, arguments.max_delay)
     utterances, unreadable = _read_utterances(reader, arguments.language)
@@ -230,8 +232,9 @@ def _read_utterances(reader: RecordingReader, language: str) -> tuple[dict[str, 
 
     utterances: dict[str, Utterance] = {}
     unreadable: dict[str, str] = {}
-    labels = {"language": (language,)} if language else {}
     for name in reader.names():
+        spoken = name.rpartition("/")[0].partition("/")[0] if language == FOLDER else language
+        labels = {"language": (spoken,)} if spoken else {}
         waves: dict[str, np.ndarray] = {}
         for system in [system for system in ("clean", "degraded") if system in reader.files]:
             try:
