@@ -54,6 +54,16 @@ def test_every_epoch_holds_each_utterance_once_in_its_own_order(root: Path) -> N
     assert utterances[:12] != utterances[12:]
 
 
+def test_without_a_degradation_nothing_else_differs_and_no_pool_is_needed(root: Path) -> None:
+    examples, plain = make(root, sample_rate_hz=24000), make(root, sample_rate_hz=24000, degradation=None)
+    for slot in range(4):
+        one, other = examples[0, slot], plain[0, slot]
+        assert torch.equal(other["degraded"], other["clean"])
+        assert not torch.equal(one["degraded"], one["clean"])
+        rest = one.keys() - {"degraded"}
+        assert same({key: one[key] for key in rest}, {key: other[key] for key in rest})
+
+
 @pytest.mark.parametrize("rate_hz", [16000, 24000, 22050, 48000])
 def test_target_is_the_clean_crop_at_its_rate(root: Path, rate_hz: int) -> None:
     examples = make(root, sample_rate_hz=rate_hz)

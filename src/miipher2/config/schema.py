@@ -222,6 +222,11 @@ class TrainingConfig(Section):
         """Sample rate of an example's target: the encoder's, unless the stage generates waveforms."""
         return SAMPLE_RATE_HZ
 
+    @property
+    def uses_degraded(self) -> bool:
+        """Whether the stage reads the degraded side of an example."""
+        return True
+
 
 @dataclass
 class AdapterLossConfig(Section):
@@ -271,6 +276,11 @@ class VocoderConfig(TrainingConfig):
     def target_rate_hz(self) -> int:
         """Sample rate of the generated waveform."""
         return self.model.sample_rate_hz
+
+    @property
+    def uses_degraded(self) -> bool:
+        """Whether the encoder gets the degraded side of an example."""
+        return self.encoder_input == "degraded"
 
 
 @dataclass

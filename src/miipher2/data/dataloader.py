@@ -78,7 +78,7 @@ def make_dataset(config: TrainingConfig, data: PreparedData, split: str) -> Spee
         data.speech.select(split),
         data.pools(ROOT, "train"),
         config.data,
-        config.degradation,
+        config.degradation if config.uses_degraded else None,
         root=ROOT,
         seed=config.seed,
         batch_size=config.batch_size,

@@ -1,8 +1,10 @@
 """The one loop: it owns time, and knows steps but not speech."""
 
 import hashlib
+import itertools
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,9 @@ from miipher2.training.run import Run
 from miipher2.training.signals import Interrupted, stop_request
 
 log = logging.getLogger(__name__)
+
+# Waiting for data is measured over some steps, once the workers have filled their queues.
+WARM_UP_STEPS, MEASURED_STEPS, MUCH_WAITING = 20, 80, 0.25
 
 
 @runtime_checkable
@@ -78,7 +83,7 @@ class Loop:
         config, step = self.config, self.run.start_step
         recent: dict[int, Batch] = {}
         with stop_request() as stop, _naming_the_batch(recent):
-            for batch in self.batches(step, config.steps):
+            for batch in self._with_waits(self.batches(step, config.steps)):
                 recent[step] = batch
                 recent.pop(step - 2, None)
                 metrics = self.recipe.update(batch, step)
@@ -93,6 +98,22 @@ class Loop:
                     raise self._interrupted(signal_number, saved, step)
         with rng.guarded():
             return self._validate()
+
+    def _with_waits(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches; say once where training waits for them, after the workers have started."""
+        waited, since, iterator = 0.0, time.monotonic(), iter(batches)
+        for count in itertools.count():
+            began = time.monotonic()
+            if (batch := next(iterator, None)) is None:
+                return
+            waited += time.monotonic() - began
+            if count == WARM_UP_STEPS:
+                waited, since = 0.0, time.monotonic()
+            elif count == WARM_UP_STEPS + MEASURED_STEPS:
+                share = waited / max(1e-9, time.monotonic() - since)
+                if share >= MUCH_WAITING:
+                    log.warning("Data wait %.0f %%: add workers (loader.num_workers)", 100 * share)
+            yield batch
 
     def _log(self, step: int, metrics: dict[str, Any]) -> None:
         """Log and validate where the step is due; any random numbers drawn here are given back."""
