@@ -17,12 +17,17 @@ from miipher2.config.schema_data import PrepareDataConfig
 from miipher2.config.script import stage_script
 from miipher2.preparation.prepare import prepare
 
+MAX_SHOWN = 8
+
 
 @stage_script("data", "embedded")
 def main(composed: DictConfig) -> None:
-    """Run the stage and print its report."""
-    for name, value in prepare(load_config(composed, "data", PrepareDataConfig), ROOT).items():
-        sys.stdout.write(f"{name}: {value}\n")
+    """Run the stage and print its report; of long parts, such as one of a corpus's speakers, only how long they are."""
+    config = load_config(composed, "data", PrepareDataConfig)
+    for name, value in prepare(config, ROOT).items():
+        is_long = isinstance(value, dict | list) and len(value) > MAX_SHOWN
+        text = f"{len(value)} of them, see {config.prepared}/report.json" if is_long else value
+        sys.stdout.write(f"{name}: {text}\n")
 
 
 if __name__ == "__main__":
