@@ -117,7 +117,7 @@ def test_custom_configuration_without_pools_needs_no_prepared_data(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("in", "out", "--config", "loud"), "should be a YAML file, or one of miipher2, mini, sidon, wide"),
+        (("in", "out", "--config", "loud"), "should be a YAML file, or one of miipher2, mini, natural, sidon, wide"),
         (("in", "out", "--config", "typo.yaml"), "typo.yaml: Key 'snr' not in 'NoiseConfig'"),
         (("in", "out", "--config", "range.yaml"), "degradation.noise.snr_db=[30.0, 5.0]: should be [low, high]"),
         (("in", "out", "--config", "mini", "--prepared", "nowhere"), "nowhere holds no manifest.parquet"),

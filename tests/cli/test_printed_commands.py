@@ -31,7 +31,7 @@ from miipher2.config.params import compose_config, compose_params, find_wrong_va
 from miipher2.config.paths import ROOT
 from miipher2.config.schema import STAGES
 from miipher2.data.prepared import PreparedData
-from miipher2.evaluation.metrics import registry
+from miipher2.evaluation.metrics import asr, registry, whisper_base
 from miipher2.inference.weights import load_published
 from miipher2.models.pretrained import PretrainedWeights
 
@@ -257,7 +257,10 @@ def missing_libraries(here: Path, miipher2: Command) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "find_spec", lambda name: None)
         patch.setattr(importlib.util, "find_spec", lambda name: None)
-        return f"{registry.missing_library('pesq')}\n{miipher2('demo').error}"
+        for module in (asr, whisper_base):
+            patch.setattr(module, "find_spec", lambda name: None)
+        refusals = [refused(lambda: asr.load_asr("small")), refused(whisper_base.join_wheels)]
+        return "\n".join([registry.missing_library("pesq"), miipher2("demo").error, *refusals])
 
 
 def helps(here: Path, miipher2: Command) -> str:
@@ -317,6 +320,7 @@ def test_whoever_prints_a_command_is_in_the_table() -> None:
     tried = {
         *("cli/doctor_checks.py", "cli/checkpoint/show.py", "cli/demo.py", "config/command.py", "config/params.py"),
         *("config/resume_routing.py", "data/prepared.py", "evaluation/metrics/registry.py", "inference/weights.py"),
+        *("evaluation/metrics/asr.py", "evaluation/metrics/whisper_base.py"),
         *("models/pretrained.py", "cli/evaluate.py", "cli/main.py", "training/distributed.py"),
     }
     found = set()

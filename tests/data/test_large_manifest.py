@@ -47,6 +47,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "corpus": ["large"] * ROWS,
         "speaker": [f"speaker_{number % 5000:04d}" for number in numbers],
         "language": ["en"] * ROWS,
+        "transcript": [""] * ROWS,
         "sha256": digests,
         "split": ["valid" if number % 20 == 0 else "train" for number in numbers],
         "seconds": numbers % 20 + 1.0,
