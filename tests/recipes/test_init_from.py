@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from local_hub import LocalHub, local_hub
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tiny_recipes import CPU, HARMONIC, VOCOS, adapter, batch, changed, tiny, vocoder
 
+from miipher2.atomic_io import sha256_of
 from miipher2.config.params import compose_config
 from miipher2.config.paths import ROOT
 from miipher2.config.resume_routing import init_files
@@ -21,6 +23,8 @@ from miipher2.inference.bundle import save_bundle
 from miipher2.inference.weights import load_published
 from miipher2.recipes.adapter import AdapterRecipe
 from miipher2.recipes.vocoder import VocoderRecipe
+
+__all__ = ["local_hub"]  # a fixture
 
 pytestmark = pytest.mark.parametrize("encoder_folder", ["mini"], indirect=True)
 
@@ -81,6 +85,18 @@ def test_stage_1_fits_statistics_where_adapters_come_without(encoder_folder: Pat
     second = start_adapter(encoder_folder, f"init_from.adapter={tmp_path / 'adapter'}")
     second.initialise([batch()])
     assert not changed(first._weights(), second._weights())
+
+
+def test_stage_1_starts_from_a_folder_on_the_hub(encoder_folder: Path, tmp_path: Path, local_hub: LocalHub) -> None:
+    first = publish_adapter(encoder_folder, tmp_path / "adapter")
+    revision = local_hub.add_folder("owner/name", tmp_path / "adapter")
+    for name in (f"owner/name@{revision}", "owner/name"):
+        second = start_adapter(encoder_folder, f"init_from.adapter={name}")
+        second.initialise([])
+        assert not changed(first._weights(), second._weights())
+        assert second.upstream_digests["adapter"] == sha256_of(tmp_path / "adapter/final.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"init_from.adapter=owner/none: .*there is no repository owner/none"):
+        start_adapter(encoder_folder, "init_from.adapter=owner/none")
 
 
 @pytest.mark.parametrize("generator", [(), VOCOS, HARMONIC], ids=["hifigan", "vocos", "harmonic"])

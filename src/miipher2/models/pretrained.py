@@ -41,7 +41,7 @@ class PretrainedWeights:
 
     def __init__(self, key: str, name: str, root: Path) -> None:
         self.label = f"{key}={name}"
-        self._name = name
+        self._name, self._is_on_hub = name, is_hub_name(name, root)
         self._folder = find_weights(name, root, self.label)
         self.is_bundle = (self._folder / BUNDLE).is_file()
         if not self.is_bundle:
@@ -105,6 +105,8 @@ class PretrainedWeights:
 
     def _existing(self, file: str) -> Path:
         path = self._folder / file
+        if not path.is_file() and self._is_on_hub:
+            raise FileNotFoundError(f"{self.label}: has no {file}; should be what a stage published, or a bundle")
         if not path.is_file():
             raise FileNotFoundError(
                 f"{self.label}: {path} is missing; train the earlier stage first (uv run dvc repro), or fetch it "
@@ -113,6 +115,8 @@ class PretrainedWeights:
         return path
 
     def _remedy(self) -> str:
+        if self._is_on_hub:
+            return f"remove {self._folder}, so that it is fetched again"
         return "restore it: " + shlex.join(["uv", "run", "dvc", "checkout", "--force", self._name])
 
     def _read_bundle(self) -> tuple[dict[str, Any], str | None]:
@@ -153,16 +157,44 @@ def find_weights(name: str, root: Path, label: str | None = None) -> Path:
     folder, match = root / name, HUB_NAME.fullmatch(name)
     if match is None or not is_hub_name(name, root):
         return folder
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
+    except (HTTPError, HFValidationError, OSError) as error:
         raise FileNotFoundError(
-            f"{label or name}: {folder} is missing, and {name} cannot be fetched from the Hugging Face hub ({reason})"
+            f"{label or name}: {folder} is missing, and {name} cannot be fetched from the Hugging Face hub "
+            f"({explain_hub_error(error, match['repository'], match['revision'])})"
         ) from None
+
+
+def explain_hub_error(error: Exception, repository: str, revision: str | None = None) -> str:
+    """Return in a few words what the hub, or the way to it, refused."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    match error:
+        case GatedRepoError():
+            return f"{repository} asks to be granted access on its page first"
+        case RepositoryNotFoundError():
+            return f"there is no repository {repository} there, or it is private and the token does not open it"
+        case RevisionNotFoundError():
+            return f"{repository} has no revision {revision}"
+        case HFValidationError():
+            return f"{repository} is no name of a repository there"
+        case LocalEntryNotFoundError():
+            return "it cannot be reached, and the cache does not have it"
+        case HfHubHTTPError():
+            return " ".join(f"{error.response.status_code}: {error.server_message or error}".split())
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _encoder_sha256(lineage: Any, key: str) -> str | None:
