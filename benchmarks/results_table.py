@@ -3,14 +3,13 @@
 uv run dvc repro && uv run python benchmarks/results_table.py
 """
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from miipher2.config.paths import ROOT
-from miipher2.evaluation.metrics.registry import VALUES
+from miipher2.evaluation.markdown import format_table
 
 BEGIN, END = "<!-- tables: benchmarks/results_table.py -->", "<!-- end of tables -->"
 
@@ -36,34 +35,10 @@ def replace_tables(text: str, tables: str, begin: str = BEGIN, end: str = END) -
 
 def format_tables(results: Path) -> str:
     """Return every metric with its intervals, the gate and the skipped metrics, as Markdown."""
-    with (results / "evaluate_table.csv").open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["sort"] == "all"]
     details = json.loads((results / "evaluate_details.json").read_text())
     words = f"Words {details['words']}.\n\n" if details.get("words") else ""
-    return f"{_metrics(lines)}\n{words}{_gate(details['gate'])}\n{_skipped(details['skipped'])}"
-
-
-def _metrics(lines: Sequence[Mapping[str, str]]) -> str:
-    names = list(dict.fromkeys(line["system"] for line in lines if line["system"] != "clean"))
-    systems = ["clean", *names]
-    table = f"| metric | n | {' | '.join(name.replace('_', ' ') for name in systems)} |\n"
-    table += "|---" * (len(systems) + 2) + "|\n"
-    for metric in dict.fromkeys(line["metric"] for line in lines):
-        by_system = {line["system"]: line for line in lines if line["metric"] == metric}
-        cells = " | ".join(_cell(by_system.get(name), VALUES[metric].decimals) for name in systems)
-        table += f"| {VALUES[metric].title} | {by_system['degraded']['count']} | {cells} |\n"
-    return table
-
-
-def _cell(line: Mapping[str, str] | None, decimals: int) -> str:
-    if line is None:
-        return "–"
-    mean, low, high = (f"{float(line[name]):.{decimals}f}" for name in ("mean", "low", "high"))
-    cell = f"{mean} ({low} to {high})"
-    if line["difference_mean"]:
-        low, high = (f"{float(line[f'difference_{name}']):.{decimals}f}" for name in ("low", "high"))
-        cell += f" [{float(line['difference_mean']):+.{decimals}f}: {low} to {high}]"
-    return cell
+    table = format_table(results / "evaluate_table.csv")
+    return f"{table}\n{words}{_gate(details['gate'])}\n{_skipped(details['skipped'])}"
 
 
 def _gate(verdicts: Sequence[Mapping[str, Any]]) -> str:
