@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 from dvc.cli import parse_args
+from huggingface_hub.cli.hf import app as hf
+from local_hub import run_local_hub, use
 from tiny_checkpoints import Command
 from tiny_repository import detach, git, make_run
 
@@ -32,6 +34,7 @@ from miipher2.config.paths import ROOT
 from miipher2.config.schema import STAGES
 from miipher2.data.prepared import PreparedData
 from miipher2.evaluation.metrics import asr, registry, whisper_base
+from miipher2.inference.hub import Push
 from miipher2.inference.weights import load_published
 from miipher2.models.pretrained import PretrainedWeights
 
@@ -57,6 +60,8 @@ def run(line: str, root: Path, miipher2: Command) -> None:
         parsed = parse_args(words[3:])
         if parsed.cmd == "exp":
             assert find_wrong_value(compose_params(parsed.set_param or [])) is None
+    elif words[2] == "hf":
+        hf.main([*words[3:], "--help"], prog_name="hf", standalone_mode=False)  # refuses unknown options before
     elif words[2] == "miipher2":
         parsed = command_line.make_parser().parse_args(words[3:])
         if parsed.run.__module__ == "miipher2.cli.params":
@@ -263,6 +268,18 @@ def missing_libraries(here: Path, miipher2: Command) -> str:
         return "\n".join([registry.missing_library("pesq"), miipher2("demo").error, *refusals])
 
 
+def no_token(here: Path, miipher2: Command) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.get_token", lambda: None)
+        return refused(Push("owner/name").check)
+
+
+def failed_push(here: Path, miipher2: Command) -> str:
+    with run_local_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        use(hub, here / "hub_cache", patch)
+        return refused(lambda: Push("another/name", is_private=True).upload(here))
+
+
 def helps(here: Path, miipher2: Command) -> str:
     texts = [value for module in (checkpoint, degrade, demo, doctor, evaluate, export, restore, command_line, params)
              for value in vars(module).values() if isinstance(value, str)]  # fmt: skip
@@ -281,7 +298,8 @@ BY_HAND = ["uv", "run", "stages/train_adapter.py", "--config-name=adapter_mini",
 PRINTED: dict[str, Callable[[Path, Command], str]] = {
     **{each.__name__: each for each in (stale_params, edited_resume, another_file, running, detached, leftovers)},
     **{each.__name__: each for each in (detached_with_commits, detached_and_kept, detached_without_a_branch)},
-    **{each.__name__: each for each in (interrupted, missing_weights, damaged_weights, missing_libraries, helps)},
+    **{each.__name__: each for each in (interrupted, missing_weights, damaged_weights, missing_libraries)},
+    **{each.__name__: each for each in (helps, no_token, failed_push)},
     "after a signal": after_a_signal,
     "live": at(),
     "live, exp/<name> a link": at("link"),
@@ -322,6 +340,7 @@ def test_whoever_prints_a_command_is_in_the_table() -> None:
         *("config/resume_routing.py", "data/prepared.py", "evaluation/metrics/registry.py", "inference/weights.py"),
         *("evaluation/metrics/asr.py", "evaluation/metrics/whisper_base.py"),
         *("models/pretrained.py", "cli/evaluate.py", "cli/main.py", "training/distributed.py"),
+        *("cli/export.py", "inference/hub.py"),
     }
     found = set()
     for path in sorted((ROOT / "src/miipher2").rglob("*.py")):

@@ -162,7 +162,8 @@ class Handler(BaseHTTPRequestHandler):
         if wanted["organization"] != "owner":
             raise HubError(403, "", f"You don't have the rights to create a model under {wanted['organization']}")
         if repository in self.hub.commits:
-            raise HubError(409, "", "You already created this model repo")
+            self.reply({"error": "You already created this model repo", "url": f"{self.hub.url}/{repository}"}, 409)
+            return
         if wanted.get("private") or wanted.get("visibility") == "private":
             self.hub.private.add(repository)
         self.hub.add(repository, {".gitattributes": b""})

@@ -4,7 +4,6 @@ importer     what is imported from which file: tells the kind from the keys
 unpickle     pickles to plain values, with inert stand-ins for every class
 torch_file   files of torch.save and safetensors: plain values and tensors
 source       tensors of a file, each to be used or named; the record of an import
-licences     as far as they are known
 encoder      the encoder folder, with a file's own weights
 adapter      checkpoints of the original Miipher-2 code
 vocoder      what every imported vocoder is, and known files that cannot be imported

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from miipher2.importing.encoder import save_hubert, take_hubert
-from miipher2.importing.licences import licence_of
 from miipher2.importing.source import Record, SourceTensors, describe, value_at
 from miipher2.importing.torch_file import SourceError
+from miipher2.inference.licences import licence_of
 
 MODEL, OPTIMIZER = "model_state_dict", "optimizer_state_dict"
 # The extractor's name for its HuBERT, and before July 2025.

@@ -11,4 +11,6 @@ files           which files are restored, and where they go
 journal         the record of a folder: finished files, weights and options
 ray_job         a folder job on a Ray cluster
 onnx_export     the networks as ONNX graphs
+hub             a bundle on the Hugging Face hub, with model_card.md.jinja
+licences        of imported weights and encoders, as far as they are known
 """
