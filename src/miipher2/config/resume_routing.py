@@ -111,11 +111,11 @@ def init_files(stage: str, *, _root_: Any) -> Any:
         if name is None or is_hub_name(name, ROOT):
             files[key] = f"stages/{stage}.py"
             continue
-        folder = ROOT / name
-        weights = "weights.safetensors" if (folder / "bundle.json").is_file() else "final.safetensors"
-        is_fresh = (folder / weights).is_file() and not (folder / "discriminators.safetensors").is_file()
-        file = weights if key != "discriminators" else "" if is_fresh else "discriminators.safetensors"
-        files[key] = f"{name}/{file}" if file else f"stages/{stage}.py"
+        weights = "weights" if (ROOT / name / "bundle.json").is_file() else "final"
+        file = f"{name}/{'discriminators' if key == 'discriminators' else weights}.safetensors"
+        # Where there are weights without discriminators, fresh ones are trained.
+        is_there = (ROOT / file).is_file() or not (ROOT / name / f"{weights}.safetensors").is_file()
+        files[key] = file if is_there else f"stages/{stage}.py"
     return OmegaConf.create(files)
 
 

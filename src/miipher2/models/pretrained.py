@@ -52,22 +52,26 @@ class PretrainedWeights:
         """Return whether the file of a part is there."""
         return (self._folder / f"{self._place(part)[0]}.safetensors").is_file()
 
-    def read(self, part: str) -> tuple[dict[str, Tensor], str]:
-        """Return the tensors of a part, in float32, and the sha256 of their file.
+    def read(self, *parts: str) -> tuple[list[dict[str, Tensor]], str]:
+        """Return the tensors of each of some parts of one file, in float32, and the sha256 of the file.
 
         Raises:
             FileNotFoundError, ValueError: as of the class; or the file has no such part.
         """
-        file, prefix = self._place(part)
+        places = [self._place(part) for part in parts]
+        (file,) = {file for file, _ in places}
         path = self._existing(f"{file}.safetensors")
         data = path.read_bytes()
         try:
             tensors = load(data)
         except SafetensorError as error:
             raise ValueError(f"{self.label}: {path} is damaged ({error}); {self._remedy()}") from None
-        found = {name.removeprefix(prefix): each.float() for name, each in tensors.items() if name.startswith(prefix)}
-        if not found:
-            raise ValueError(f"{self.label}: {path} has no tensors under '{prefix}'; is it of the right stage?")
+        found = []
+        for _, prefix in places:
+            part = {key.removeprefix(prefix): each.float() for key, each in tensors.items() if key.startswith(prefix)}
+            if not part:
+                raise ValueError(f"{self.label}: {path} has no tensors under '{prefix}'; is it of the right stage?")
+            found.append(part)
         return found, hashlib.sha256(data).hexdigest()
 
     def check(self, **wanted: Any) -> None:

@@ -32,11 +32,11 @@ def start_adapters(
     weights = PretrainedWeights("init_from.adapter", name, root)
     weights.check_encoder(config.model, encoder.digest)
     weights.check(adapter_hidden_dim=config.model.adapter_hidden_dim)
-    tensors, digest = weights.read("adapters")
+    (tensors, statistics), digest = weights.read("adapters", "adapter_normaliser")
     with fitting(weights, "adapters"):
         encoder.load_adapter_state_dict(tensors)
         if normaliser is not None:
-            normaliser.load_state_dict(weights.read("adapter_normaliser")[0])
+            normaliser.load_state_dict(statistics)
     return {"adapter": digest}
 
 

@@ -260,24 +260,25 @@ def start_vocoder(
     """
     init_from, model = config.init_from, config.model
     digests: dict[str, str] = {}
+    weights = None  # that have the discriminators
     if init_from.vocoder is not None:
         weights = PretrainedWeights("init_from.vocoder", init_from.vocoder, root)
         weights.check_encoder(model, encoder_sha256)
         weights.check(sample_rate_hz=model.sample_rate_hz, generator=asdict(model.generator))
-        tensors, digests["vocoder"] = weights.read("generator")
+        (tensors, statistics), digests["vocoder"] = weights.read("generator", "vocoder_normaliser")
         with fitting(weights, "the generator"):
             generator.load_exported_state_dict(tensors)
-            normaliser.load_state_dict(weights.read("vocoder_normaliser")[0])
-    name = init_from.discriminators or init_from.vocoder
-    if name is None:
-        return digests
-    key = "discriminators" if init_from.discriminators else "vocoder"
-    weights = PretrainedWeights(f"init_from.{key}", name, root)
-    if key == "vocoder" and not weights.has("discriminators"):
+            normaliser.load_state_dict(statistics)
+    if init_from.discriminators is not None:
+        weights = PretrainedWeights("init_from.discriminators", init_from.discriminators, root)
+        weights.check(sample_rate_hz=model.sample_rate_hz)
+    elif weights is not None and not weights.has("discriminators"):
         log.info("%s has no discriminators: they start fresh", weights.label)
-        return digests
-    weights.check(sample_rate_hz=model.sample_rate_hz)
-    tensors, digest = weights.read("discriminators")
-    with fitting(weights, f"model.discriminator={asdict(model.discriminator)}"):
-        discriminators.load_state_dict(tensors)
-    return digests | ({"discriminators": digest} if key == "discriminators" else {})
+        weights = None
+    if weights is not None:
+        (tensors,), digest = weights.read("discriminators")
+        with fitting(weights, f"model.discriminator={asdict(model.discriminator)}"):
+            discriminators.load_state_dict(tensors)
+        if init_from.discriminators is not None:
+            digests["discriminators"] = digest
+    return digests
