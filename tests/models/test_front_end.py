@@ -76,6 +76,17 @@ def test_level_reaches_the_features_only_when_mirrored(tmp_path: Path) -> None:
     assert changes[False] < 1e-3 < 1e-2 < changes[True]
 
 
+def test_constants_keep_what_a_layer_norm_divides_out() -> None:
+    # Frames whose log-mel has the same shape and another deviation: one to the LayerNorm that follows.
+    mel = torch.randn(1, 2, 20, generator=torch.Generator().manual_seed(0))
+    for constants, differs in ((0, False), (3, True)):
+        front_end = LogMelFrontEnd(20, "fixed", 0.0, 1.0, mirror=True, constants=constants)
+        quiet, loud = (front_end.stack(mel * gain) for gain in (1.0, 2.0))
+        assert quiet.shape == (1, 1, front_end.dim)
+        quiet, loud = (torch.nn.functional.layer_norm(frame, (front_end.dim,)) for frame in (quiet, loud))
+        assert ((quiet - loud).abs().max() > 0.1) == differs
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

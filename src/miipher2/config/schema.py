@@ -291,6 +291,7 @@ class MaskedPredictionModelConfig(Section):
     intermediate_dim: int = positive()
     kernel: int = positive()
     mels: int = positive()
+    constants: int = at_least(0)  # of the front end
     units: int = positive()
 
 

@@ -35,7 +35,8 @@ class MaskedPredictionRecipe:
         precision: as `choose_precision` returns it; `bf16` is autocast.
 
     Source: units and masks of Hsu et al. 2021, HuBERT (arXiv:2106.07447), on MFCC; degraded input of Chen et al. 2022,
-    WavLM (arXiv:2110.13900); the regression is ours: a vocoder and adapters need what the units leave out.
+    WavLM (arXiv:2110.13900); the regression, from every layer, is ours: a vocoder and adapters need what the units leave
+    out, and shallow layers alone do not keep it.
     """
 
     metric_names = ("ssl/loss", "ssl/units", "ssl/mel", "ssl/grad_norm", "valid/loss", "valid/units", "valid/mel")
@@ -57,7 +58,8 @@ class MaskedPredictionRecipe:
         self.upstream_digests: dict[str, str] = {}
         self.front_end: LogMelFrontEnd = log_mel_front_end(model.config).to(device)
         dim, stacked = model.config.hidden_size, self.front_end.mels * 2
-        self.heads = nn.ModuleDict({"units": nn.Linear(dim, units), "mel": nn.Linear(dim, stacked)}).to(device)
+        mel_heads = nn.ModuleList(nn.Linear(dim, stacked) for _ in model.encoder.layers)
+        self.heads = nn.ModuleDict({"units": nn.Linear(dim, units), "mel": mel_heads}).to(device)
         self.centres = torch.zeros(units, CEPSTRA, device=device)
         self.dct = create_dct(CEPSTRA, self.front_end.mels, "ortho").to(device)
         trained = [*_prefixed("model", model), *_prefixed("heads", self.heads)]
@@ -146,22 +148,37 @@ class MaskedPredictionRecipe:
         half.half().save_pretrained(folder)
 
     def _losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, Float[Tensor, ""]]:
-        clean, heard = (self._standardised(batch[side].to(self.device)) for side in ("clean", "degraded"))
-        target, heard = (mel.reshape(len(mel), -1, self.front_end.mels * 2) for mel in (clean, heard))
+        clean = self._standardised(batch["clean"].to(self.device))
+        target = clean.reshape(len(clean), -1, self.front_end.mels * 2)
         valid = (torch.arange(target.shape[1]) < batch["valid_frames"][:, None]).to(self.device)
         units = self._units(clean)
         masked = draw_mask(rng, target.shape[:2], self.loss["masked_share"], int(self.loss["span_frames"]))
         masked = masked.to(self.device) & valid
-        visible = torch.cat([heard, -heard], -1).masked_fill(masked[..., None], 0)
+        visible = self.front_end(batch["degraded"].to(self.device)).masked_fill(masked[..., None], 0)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             hidden, _ = self.model.feature_projection(visible)
-            features = self.model.encoder(hidden, attention_mask=None if bool(valid.all()) else valid).last_hidden_state
-        features = features.float()
-        loss_units = F.cross_entropy(self.heads["units"](features[masked]), units[masked])
-        error = (self.heads["mel"](features) - target).abs().mean(-1)
-        loss_mel = error[valid].mean() + error[masked].mean()
-        total = self.loss["units"] * loss_units + self.loss["mel"] * loss_mel
-        return {"loss": total, "units": loss_units, "mel": loss_mel}
+            layers = self._encode(hidden, None if bool(valid.all()) else valid)
+        loss_units = F.cross_entropy(self.heads["units"](layers[-1][masked]), units[masked])
+        errors = [(head(layer) - target).abs().mean(-1) for head, layer in zip(self.heads["mel"], layers, strict=True)]
+        error = torch.stack(errors).mean(0)
+        total = self.loss["units"] * loss_units + self.loss["mel"] * (error[valid].mean() + error[masked].mean())
+        return {"loss": total, "units": loss_units, "mel": errors[-1][valid].mean()}
+
+    def _encode(
+        self, hidden: Float[Tensor, "batch frame dim"], valid: Bool[Tensor, "batch frame"] | None
+    ) -> list[Float[Tensor, "batch frame dim"]]:
+        """Return the output of every layer."""
+        outputs: list[Tensor] = []
+        hooks = [
+            layer.register_forward_hook(lambda _, __, output: outputs.append(output.float()))
+            for layer in self.model.encoder.layers
+        ]
+        try:
+            self.model.encoder(hidden, attention_mask=valid)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs
 
     def _standardised(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch half_frame mel"]:
         return (self.front_end.log_mel(waves) - self.front_end.mean) / self.front_end.std

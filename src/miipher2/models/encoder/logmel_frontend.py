@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
 
 MARGIN = 120  # values on each side of 10 ms that a frame sees
+CONSTANT = 4.0  # about the largest standardised log-mel
 EPSILON = 1e-7  # added to a variance, as transformers' feature extractors do
 
 
@@ -52,6 +53,7 @@ class LogMelFrontEnd(nn.Module):
             "fixed" (by `mean` and `std`, so that a frame does not depend on the rest of the recording).
         mean, std: for "fixed": one number, or one for each band, in natural log of power at 16-bit scale.
         mirror: return [m, -m]: the LayerNorm that follows would erase a level common to all bands.
+        constants: this many values of 4 follow m: the LayerNorm divides by a frame's deviation, and these tell by which.
         shift_samples: how much later than centred on its 10 ms each frame is taken, at 16 kHz.
 
     Raises:
@@ -72,6 +74,7 @@ class LogMelFrontEnd(nn.Module):
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         mirror: bool = False,
+        constants: int = 0,
         shift_samples: int = 0,
     ) -> None:
         super().__init__()
@@ -83,7 +86,7 @@ class LogMelFrontEnd(nn.Module):
             raise ValueError(f"normalise={normalise!r}; should be 'utterance' or 'fixed'")
         if (normalise == "fixed") != (mean is not None) or (normalise == "fixed") != (std is not None):
             raise ValueError(f"normalise={normalise!r}, mean={mean}, std={std}; mean and std both go with 'fixed' only")
-        self.mels, self.is_fixed, self.mirror = mels, normalise == "fixed", mirror
+        self.mels, self.is_fixed, self.mirror, self.constants = mels, normalise == "fixed", mirror, constants
         if self.is_fixed:
             # Persistent: they are part of the encoder and of its digest.
             self.register_buffer("mean", _per_band("mean", mean, mels))
@@ -95,7 +98,7 @@ class LogMelFrontEnd(nn.Module):
     @property
     def dim(self) -> int:
         """Return the size of a frame."""
-        return self.mels * 2 * (2 if self.mirror else 1)
+        return (self.mels * 2 + self.constants) * (2 if self.mirror else 1)
 
     def forward(
         self, waves: Float[Tensor, "batch time"], valid_frames: Int[Tensor, " batch"] | None = None
@@ -137,7 +140,7 @@ class LogMelFrontEnd(nn.Module):
             mel = (mel - self.mean) / self.std
         else:
             mel = (mel - scales.shift[:, None]) * scales.scale[:, None]
-        stacked = mel.reshape(mel.shape[0], -1, self.mels * 2)
+        stacked = F.pad(mel.reshape(mel.shape[0], -1, self.mels * 2), (0, self.constants), value=CONSTANT)
         return torch.cat([stacked, -stacked], -1) if self.mirror else stacked
 
     def standardise(self, waves: Float[Tensor, "batch time"], scales: Scales) -> Float[Tensor, "batch time"]:

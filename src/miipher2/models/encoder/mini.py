@@ -18,6 +18,7 @@ def build_mini_encoder(
     mean: float | Sequence[float],
     std: float | Sequence[float],
     mirror: bool,
+    constants: int = 0,
 ) -> Any:
     """Return an untrained Wav2Vec2BertModel, drawn from the global generator, whose config describes its front end.
 
@@ -27,7 +28,7 @@ def build_mini_encoder(
     Args:
         kernel: width of the conformer's causal convolution, in frames; odd.
         mean, std: of the training speech's log-mel (`LogMelFrontEnd.log_mel`): one number, or one per band.
-        mirror: feed [m, -m], so that the input LayerNorm does not erase the level.
+        mirror, constants: as in `LogMelFrontEnd`.
     """
     front_end: dict[str, Any] = {
         "mels": mels,
@@ -35,6 +36,7 @@ def build_mini_encoder(
         "mean": _to_json(mean),
         "std": _to_json(std),
         "mirror": mirror,
+        "constants": constants,
     }
     model_class = MODELS["wav2vec2-bert"]
     config = model_class.config_class(
