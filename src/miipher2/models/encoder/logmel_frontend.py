@@ -53,7 +53,7 @@ class LogMelFrontEnd(nn.Module):
             "fixed" (by `mean` and `std`, so that a frame does not depend on the rest of the recording).
         mean, std: for "fixed": one number, or one for each band, in natural log of power at 16-bit scale.
         mirror: return [m, -m]: the LayerNorm that follows would erase a level common to all bands.
-        constants: this many values of 4 follow m: the LayerNorm divides by a frame's deviation, and these tell by which.
+        constants: this many values of 4 follow m: the LayerNorm divides by a frame's deviation, and they keep it.
         shift_samples: how much later than centred on its 10 ms each frame is taken, at 16 kHz.
 
     Raises:
