@@ -35,7 +35,7 @@ class MaskedPredictionRecipe:
         precision: as `choose_precision` returns it; `bf16` is autocast.
 
     Source: units and masks of Hsu et al. 2021, HuBERT (arXiv:2106.07447), on MFCC; degraded input of Chen et al. 2022,
-    WavLM (arXiv:2110.13900); the regression, from every layer, is ours: a vocoder and adapters need what units leave out.
+    WavLM (arXiv:2110.13900); the regression, from every layer, is ours: vocoder and adapters need what units leave out.
     """
 
     metric_names = ("ssl/loss", "ssl/units", "ssl/mel", "ssl/grad_norm", "valid/loss", "valid/units", "valid/mel")
