@@ -93,7 +93,8 @@ def to_dataclass(node: Any, prefix: str = "") -> Any:
     """
     for key in node:
         # Inner sections first, each under its own name: a section knows its keys and not where it stands.
-        if OmegaConf.is_dict(node) and OmegaConf.is_dict(node._get_node(key)) and not node._is_missing():
+        inner = node._get_node(key) if OmegaConf.is_dict(node) else None
+        if isinstance(inner, DictConfig) and not inner._is_none() and not node._is_missing():
             to_dataclass(node[key], f"{prefix}{key}.")
     try:
         return OmegaConf.to_object(node)

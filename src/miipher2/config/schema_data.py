@@ -28,7 +28,7 @@ CODECS = ("mp3", "vorbis", "opus", "a_law", "mu_law", "gsm", "adpcm")
 CONCEALMENTS = ("silence", "repeat")
 MAX_BABBLE_VOICES = 16
 # What prepare_data writes into `prepared`, which it replaces as a whole.
-PREPARED_FILES = ("manifest.*", "noise.*", "rooms.*", "noise", "rooms", "weights.json", "report.json")
+PREPARED_FILES = ("manifest.*", "noise.*", "rooms.*", "noise", "rooms", "weights.json", "report.json", "refused.txt")
 CORPUS_LAYOUTS = ("folder", "libritts_r", "jvs", "fleurs_r", "vctk", "webdataset")
 
 
@@ -40,6 +40,7 @@ class DataConfig(Section):
     level_db: list[float] = interval()  # of the active speech, in dB of full scale
     segment_frames: int | None = positive(None)
     on_bad_file: str = one_of("error", "skip", default="error")  # skip: replace it by the next utterance of the epoch
+    degrade_recorded: bool | None = None  # true: `degradation` on top of a recorded degraded side; null: that alone
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,11 +167,22 @@ class CorpusConfig(Section):
 
 
 @dataclass
+class PairsConfig(Section):
+    """Recorded pairs: two folders below `source`, or absolute, whose files have the same names but for the suffix."""
+
+    clean: str = non_empty()
+    degraded: str = non_empty()
+    max_delay_seconds: float = positive()
+    min_correlation: float = share()
+
+
+@dataclass
 class PrepareDataConfig(Section):
     source: str = non_empty()  # the folder that DVC tracks
     layout: str = one_of(*CORPUS_LAYOUTS, default="folder")
     subsets: list[str] | None = None  # parts of the corpus; null: the layout's default
     corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # a mixture, instead of `layout`
+    pairs: PairsConfig | None = None  # the degraded side is recorded, and not simulated
     prepared: str = MISSING
     seed: int = any_seed()
     held_out: str | None = None
@@ -182,6 +194,13 @@ class PrepareDataConfig(Section):
     noise_files: int = at_least(0)
     rooms: int = at_least(0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairs is not None and self.corpora:
+            self.reject("corpora", "should be empty with data.pairs, which are one corpus")
+        if self.pairs is not None and self.layout == "webdataset":
+            self.reject("layout", "should be a tree of files with data.pairs")
+
     def check_prepared(self, root: Path) -> None:
         """Check that the folder `prepared` may be replaced.
 
@@ -191,5 +210,7 @@ class PrepareDataConfig(Section):
         names = [self.source, self.held_out, self.noise_folder, self.rooms_folder]
         inputs = [root / name for name in names if name is not None]
         inputs += [root / self.source / corpus.folder for corpus in self.corpora.values()]
+        if self.pairs is not None:
+            inputs += [root / self.source / folder for folder in (self.pairs.clean, self.pairs.degraded)]
         label = f"prepared={in_one_line(self.prepared)}"
         check_output(root / self.prepared, inputs, own=PREPARED_FILES, label=label, root=root)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -26,6 +27,9 @@ MAX_PEAK = 0.99  # of clean speech, whatever level is drawn
 class SpeechDataset(Dataset[dict[str, Tensor]]):
     """Crops of clean speech with their degraded form, by (step, slot); slot runs over the global batch.
 
+    The degraded side of a recorded pair is the recording's same crop, with the gain of the clean side; only with
+    `data.degrade_recorded` is it degraded further.
+
     Every epoch goes through the utterances once, in an order of its own; a batch may span two epochs.
 
     Args:
@@ -40,7 +44,8 @@ class SpeechDataset(Dataset[dict[str, Tensor]]):
         cache_mb: memory for decoded files, in each worker.
 
     Raises:
-        ValueError: the manifest or a pool that the degradation reads is empty, or a weight is out of range.
+        ValueError: the manifest or a pool that the degradation reads is empty, a weight is out of range, or recordings
+            are to be degraded where there are none.
     """
 
     def __init__(
@@ -60,7 +65,13 @@ class SpeechDataset(Dataset[dict[str, Tensor]]):
     ) -> None:
         if len(manifest) == 0:
             raise ValueError("the manifest holds no utterance to make examples of; does this split have any?")
-        if degradation is not None:
+        if data.degrade_recorded and not manifest.has_pairs:
+            raise ValueError(
+                "data.degrade_recorded=true: the prepared data has no recorded pairs; should be null, or prepare pairs "
+                "(data=pairs)"
+            )
+        self._is_simulated = not manifest.has_pairs or bool(data.degrade_recorded)
+        if degradation is not None and self._is_simulated:
             check_pools(degradation, pools)
         assert sample_rate_hz % FRAMES_PER_SECOND == 0, sample_rate_hz
         self.manifest, self.batch_size, self.sample_rate_hz = manifest, batch_size, sample_rate_hz
@@ -68,7 +79,9 @@ class SpeechDataset(Dataset[dict[str, Tensor]]):
         self._pools, self._data, self._degradation = pools, data, degradation
         self._seed, self._stream_name = seed, stream_name
         self._sampler = UtteranceSampler(manifest, seed, weights)
-        self._reader = CropReader(manifest, root, sample_rate_hz, cache_mb=cache_mb)
+        self._reader = CropReader(
+            manifest, root, sample_rate_hz, cache_mb=cache_mb, with_degraded=degradation is not None
+        )
         self._bad_utterances: set[int] = set()
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Tensor]:
@@ -94,9 +107,9 @@ class SpeechDataset(Dataset[dict[str, Tensor]]):
         target = clean.copy() if self.sample_rate_hz == SAMPLE_RATE_HZ else crop.target * gain
         spare_frames = max(0, crop.valid_frames - (self.segment_frames or 0))
         segment_start = int(segment * (spare_frames + 1)) if self.segment_frames else 0
-        degraded = clean
-        if self._degradation is not None:  # drawn last: nothing else depends on it
-            degraded = apply(clean, draw(rng, self._degradation, self._pools, len(clean)), self._pools)
+        degraded = clean if crop.degraded is None else _limit(crop.degraded * gain)
+        if self._degradation is not None and self._is_simulated:  # drawn last: nothing else depends on it
+            degraded = apply(degraded, draw(rng, self._degradation, self._pools, len(clean)), self._pools)
         return {
             "clean": torch.from_numpy(clean),
             "degraded": torch.from_numpy(degraded),
@@ -126,6 +139,11 @@ class SpeechDataset(Dataset[dict[str, Tensor]]):
         low, high = self._data.level_db
         gain = 10 ** ((low + (high - low) * level - crop.level_db) / 20)
         return np.float32(min(gain, MAX_PEAK / crop.peak))
+
+
+def _limit(wave: Float32[np.ndarray, "time"]) -> Float32[np.ndarray, "time"]:
+    """Return a wave turned down as a whole where it exceeds full scale, as `apply` does."""
+    return wave / np.maximum(np.float32(1.0), np.abs(wave).max())
 
 
 def collate_to_longest(min_frames: int, examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

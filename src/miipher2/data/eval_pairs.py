@@ -1,4 +1,7 @@
-"""Held-out pairs for evaluation: whole utterances of one split, degraded by a function of (seed, content)."""
+"""Held-out pairs for evaluation: whole utterances of one split, degraded by a function of (seed, content), or recorded.
+
+Of recorded pairs nothing is simulated.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ class Pair:
     clean: Float32[np.ndarray, "time"]
     degraded: Float32[np.ndarray, "time"]
     target: Float32[np.ndarray, "target_time"]
-    degradation: Degradation
+    degradation: Degradation | None  # None: recorded
     speaker: str
     language: str
     transcript: str = ""
@@ -35,6 +38,13 @@ class Pair:
         Args:
             snr_bands_db: bounds of the bands, ascending.
         """
+        if self.degradation is None:
+            return {
+                "speaker": (self.speaker,),
+                "language": (self.language,),
+                "degradation": ("recorded",),
+                "snr": ("unknown",),
+            }
         transforms = self.degradation.as_dict()
         snrs_db = [float(values["snr_db"]) for values in transforms.values() if "snr_db" in values]
         return {
@@ -64,14 +74,20 @@ def read_pairs(
         AudioError: a file cannot be read.
         ValueError: a pool that the degradation reads is empty.
     """
-    check_pools(degradation, pools)
+    if not manifest.has_pairs:
+        check_pools(degradation, pools)
     rows = sorted((manifest.row(index) for index in range(len(manifest))), key=lambda row: row.sha256)[:count]
     for row in rows:
-        wave, rate_hz = read_audio(row.source(root))
+        wave, rate_hz = read_audio(row.source(root), *row.span())
         clean = resample(wave, rate_hz, SAMPLE_RATE_HZ)
-        drawn = draw(stream(seed, "pair", row.sha256), degradation, pools, len(clean))
         target = resample(wave, rate_hz, sample_rate_hz)
-        degraded = apply(clean, drawn, pools)
+        drawn = None
+        if manifest.has_pairs:
+            degraded = resample(*read_audio(root / row.degraded_path, *row.degraded_span()), SAMPLE_RATE_HZ)
+            degraded = np.pad(degraded, (0, max(0, len(clean) - len(degraded))))[: len(clean)]  # lengths are rounded
+        else:
+            drawn = draw(stream(seed, "pair", row.sha256), degradation, pools, len(clean))
+            degraded = apply(clean, drawn, pools)
         yield Pair(row.name, clean, degraded, target, drawn, row.speaker, row.language, row.transcript)
 
 

@@ -37,15 +37,31 @@ SCHEMA = pa.schema(
     ]
 )
 OPTIONAL = ("transcript",)  # older manifests lack it
+# Further columns where the degraded side of every utterance is a recording too.
+PAIR_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        ("start_samples", pa.int64()),
+        ("degraded_path", pa.large_string()),
+        ("degraded_start_samples", pa.int64()),
+        ("degraded_sample_rate_hz", pa.int64()),
+        ("degraded_sha256", pa.large_string()),
+    ]
+)
 # What can alter training: neither the path nor the position in a shard.
 DIGESTED = ("sha256", "split", "corpus", "speaker", "language", "seconds")
+PAIR_DIGESTED = ("degraded_sha256", "start_samples", "degraded_start_samples")
 SPLITS = ("train", "valid", "test")
 ROWS_IN_MEMORY = 2**16  # of a table, at a time
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """A row of the manifest; `path` is relative to the repository root, or absolute for a file outside."""
+    """A row of the manifest; `path` is relative to the repository root, or absolute for a file outside.
+
+    Of a recorded pair it is the part that both files have: `seconds` from `start_samples` of `path` on, and from
+    `degraded_start_samples` of `degraded_path` on.
+    """
 
     path: str
     speaker: str
@@ -61,6 +77,11 @@ class Utterance:
     offset_bytes: int = 0
     size_bytes: int = 0
     transcript: str = ""
+    start_samples: int = 0
+    degraded_path: str = ""  # "": there is no recording of the degraded side
+    degraded_start_samples: int = 0
+    degraded_sample_rate_hz: int = 0
+    degraded_sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -71,6 +92,14 @@ class Utterance:
         """Return what `read_audio` takes."""
         path = root / self.path
         return FileSection(path, self.offset_bytes, self.size_bytes, self.member) if self.member else path
+
+    def span(self) -> tuple[int, int | None]:
+        """Return the first sample and the number of samples that `read_audio` takes; None: to the end."""
+        return self.start_samples, round(self.seconds * self.sample_rate_hz) if self.degraded_path else None
+
+    def degraded_span(self) -> tuple[int, int]:
+        """Return the same of the recorded degraded side."""
+        return self.degraded_start_samples, round(self.seconds * self.degraded_sample_rate_hz)
 
 
 class Manifest:
@@ -89,8 +118,10 @@ class Manifest:
 
     @classmethod
     def from_utterances(cls, utterances: Iterable[Utterance]) -> "Manifest":
-        """Return the manifest of these utterances."""
-        return cls.from_table(pa.Table.from_pylist([asdict(utterance) for utterance in utterances], schema=SCHEMA))
+        """Return the manifest of these utterances, either all of them recorded pairs or none."""
+        rows = [asdict(utterance) for utterance in utterances]
+        schema = PAIR_SCHEMA if rows and rows[0]["degraded_path"] else SCHEMA
+        return cls.from_table(pa.Table.from_pylist(rows, schema=schema))
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Manifest":
@@ -103,7 +134,8 @@ class Manifest:
             table = table.append_column(name, pa.array([""] * len(table), SCHEMA.field(name).type))
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise ValueError(f"the manifest has no column {', '.join(missing)}; run prepare_data again")
-        rows = table.select(SCHEMA.names).cast(SCHEMA)
+        schema = PAIR_SCHEMA if set(PAIR_SCHEMA.names) <= set(table.column_names) else SCHEMA
+        rows = table.select(schema.names).cast(schema)
         return cls(rows.sort_by([(name, "ascending") for name in ("sha256", "path", "offset_bytes")]))
 
     @classmethod
@@ -132,9 +164,9 @@ class Manifest:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         table = self._selected().replace_schema_metadata(None)
         parquet.write_table(table, temporary)
-        metadata = {"parquet_sha256": sha256_of(temporary), "digest": self.digest}
+        schema = table.schema.with_metadata({"parquet_sha256": sha256_of(temporary), "digest": self.digest})
         mapped = temporary.with_suffix(".arrow")
-        with pa.OSFile(str(mapped), "wb") as file, pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:
+        with pa.OSFile(str(mapped), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_table(table, max_chunksize=ROWS_IN_MEMORY)
         temporary.replace(path)
         mapped.replace(path.with_suffix(".arrow"))
@@ -160,6 +192,11 @@ class Manifest:
         row = index if self._rows is None else int(self._rows[index])
         return Utterance(**self._table.slice(row, 1).to_pylist()[0])
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the degraded side of the utterances is recorded."""
+        return "degraded_path" in self._table.column_names
+
     def positions(self, corpus: str) -> Int[np.ndarray, "row"]:
         """Return the numbers of one corpus's utterances in this manifest."""
         return np.flatnonzero(pa.compute.equal(self.column("corpus"), corpus).to_numpy()).astype(np.int32)
@@ -170,11 +207,15 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of what can alter training: content, split, corpus, speaker, language and length."""
+        """Return the SHA-256 of what can alter training: content, split, corpus, speaker, language and length.
+
+        Of recorded pairs also the degraded side's content, and where both begin.
+        """
         if self._digest is None:
-            columns = pa.table({name: self.column(name) for name in DIGESTED})
+            names = (*PAIR_DIGESTED, *DIGESTED) if self.has_pairs else DIGESTED
+            columns = pa.table({name: self.column(name) for name in names})
             digest = hashlib.sha256()
-            for batch in columns.sort_by([(name, "ascending") for name in DIGESTED]).to_batches(ROWS_IN_MEMORY):
+            for batch in columns.sort_by([(name, "ascending") for name in names]).to_batches(ROWS_IN_MEMORY):
                 for row in batch.to_pylist():
                     digest.update(
                         ("\t".join([*map(str, list(row.values())[:-1]), repr(row["seconds"])]) + "\n").encode()
@@ -199,6 +240,7 @@ def _read_mapped(path: Path) -> Manifest | None:
         return None
     file = pa.ipc.open_file(pa.memory_map(str(arrow)))
     metadata = file.schema.metadata or {}
-    if not file.schema.equals(SCHEMA) or metadata.get(b"parquet_sha256", b"").decode() != sha256_of(path):
+    is_ours = any(file.schema.equals(schema) for schema in (SCHEMA, PAIR_SCHEMA))
+    if not is_ours or metadata.get(b"parquet_sha256", b"").decode() != sha256_of(path):
         return None
     return Manifest(file.read_all(), digest=metadata[b"digest"].decode())

@@ -2,6 +2,8 @@
 
 prepare      the stage and its report
 corpora      the utterances of all corpora: scanned, without duplicates, split
+pairs        recorded pairs: matched by name, aligned, or refused
+alignment    the delay between two recordings of one utterance
 layouts      published layouts: speaker, language and split by path
 transcripts  transcripts of published corpora and of folders
 tar_shards   tar shards: their members by byte offset

@@ -33,9 +33,13 @@ class CorpusIndex:
 
 
 def corpora_of(config: PrepareDataConfig, root: Path) -> dict[str, Corpus]:
-    """Return the corpora of a configuration: its `source` in its `layout`, or its `corpora` below `source`."""
+    """Return the corpora of a configuration: its `source` in its `layout`, or its `corpora` below `source`.
+
+    Of recorded pairs it is the clean side.
+    """
     if not config.corpora:
-        return {config.layout: Corpus(root / config.source, config.layout, _as_tuple(config.subsets))}
+        folder = root / config.source / ("" if config.pairs is None else config.pairs.clean)
+        return {config.layout: Corpus(folder, config.layout, _as_tuple(config.subsets))}
     return {
         name: Corpus(root / config.source / each.folder, each.layout, _as_tuple(each.subsets), each.weight)
         for name, each in config.corpora.items()
@@ -71,16 +75,37 @@ def index_corpora(
     for name, scanned in index.scans.items():
         files, duplicates = drop_duplicates(scanned, first_names, root)
         index.duplicates += duplicates
-        digests = None if held_out is None else _held_out_digests(held_out, scanned)
-        splits = split_files(files, held_out=digests, as_published=as_published, by_speaker_from=by_speaker_from)
-        if empty := [split for split in SPLITS if split not in splits.values()]:
-            raise ValueError(
-                f"{scanned.folder}: {len(splits)} usable utterances of {name} leave nothing for {' and '.join(empty)}; "
-                "there should be at least one each for train, valid and test (data.splits=rule splits by digest "
-                "instead of as published)"
-            )
+        splits = split_corpus(
+            name, scanned, files, held_out=held_out, as_published=as_published, by_speaker_from=by_speaker_from
+        )
         index.rows += utterances(files, splits, root, name)
     return index
+
+
+def split_corpus(
+    name: str,
+    scanned: Scan,
+    files: Collection[ScannedFile],
+    *,
+    held_out: Path | None,
+    as_published: bool,
+    by_speaker_from: int,
+) -> dict[str, str]:
+    """Return the split of the usable files of one corpus, by their content digests.
+
+    Raises:
+        FileNotFoundError: the list of held-out files is missing.
+        ValueError: a split is empty, or the list is, or names a file that is not there.
+    """
+    digests = None if held_out is None else _held_out_digests(held_out, scanned)
+    splits = split_files(files, held_out=digests, as_published=as_published, by_speaker_from=by_speaker_from)
+    if empty := [split for split in SPLITS if split not in splits.values()]:
+        raise ValueError(
+            f"{scanned.folder}: {len(splits)} usable utterances of {name} leave nothing for {' and '.join(empty)}; "
+            "there should be at least one each for train, valid and test (data.splits=rule splits by digest "
+            "instead of as published)"
+        )
+    return splits
 
 
 def scan_corpus(corpus: Corpus, content: str) -> Scan:

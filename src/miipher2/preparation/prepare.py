@@ -1,14 +1,17 @@
 """The stage prepare_data: manifests, noises, rooms, and a report for people to read and for DVC to compare."""
 
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from miipher2.atomic_io import move
-from miipher2.config.schema_data import PrepareDataConfig
+from miipher2.config.schema_data import SAMPLE_RATE_HZ, PrepareDataConfig
 from miipher2.data.manifest import SPLITS, Manifest, relative_path
 from miipher2.data.sampler import UtteranceSampler
 from miipher2.preparation.corpora import (
@@ -22,9 +25,12 @@ from miipher2.preparation.corpora import (
     utterances,
 )
 from miipher2.preparation.noise import make_noises
+from miipher2.preparation.pairs import PairIndex, count_reasons, describe, index_pairs
 from miipher2.preparation.rooms import import_rooms, simulate_rooms
 from miipher2.preparation.scan import Scan
 from miipher2.preparation.splits import split_files
+
+log = logging.getLogger(__name__)
 
 MAX_LISTED = 1000  # names in the report; all are counted
 
@@ -33,29 +39,23 @@ def prepare(config: PrepareDataConfig, root: Path) -> dict[str, Any]:
     """Fill the folder `config.prepared` and return its report; equal input gives equal bytes.
 
     It holds manifest.parquet, noise.parquet (and noise/*.flac if generated), rooms.parquet and rooms/*.wav, each
-    manifest also as .arrow, weights.json and report.json. It is built aside and renamed: complete, or as before.
+    manifest also as .arrow, weights.json and report.json; of recorded pairs also refused.txt, a line for each that is
+    left out. It is built aside and renamed: complete, or as before.
 
     Args:
         root: the repository's root, which paths in configuration and manifests are relative to.
 
     Raises:
         FileNotFoundError: a folder or the held-out list is missing.
-        ValueError: a folder holds no usable file, a file is bad, the held-out list names a missing file, or the folder
-            `config.prepared` is not prepared data and would be lost.
+        ValueError: a folder holds no usable file or no usable pair, a file is bad, the held-out list names a missing
+            file, or the folder `config.prepared` is not prepared data and would be lost.
     """
     config.check_prepared(root)
     corpora, prepared = corpora_of(config, root), root / config.prepared
     noise_scan = _scan_pool(config.noise_folder, root, "noise")
     room_scan = _scan_pool(config.rooms_folder, root, "room responses")
     check_bad_files([scanned for scanned in (noise_scan, room_scan) if scanned is not None], config.on_bad_file)
-    index = index_corpora(
-        corpora,
-        root,
-        held_out=None if config.held_out is None else root / config.held_out,
-        as_published=config.splits == "published",
-        by_speaker_from=config.by_speaker_from,
-        on_bad_file=config.on_bad_file,
-    )
+    index = _index(config, corpora, root)
     speech = Manifest.from_utterances(index.rows)
     weights = {name: corpus.weight for name, corpus in corpora.items()}
     UtteranceSampler(speech.select("train"), config.seed, weights)  # a bad weight stops here and not in training
@@ -75,10 +75,29 @@ def prepare(config: PrepareDataConfig, root: Path) -> dict[str, Any]:
         for name, values in (("weights", weights), ("report", report)):
             text = json.dumps(values, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
             (building / f"{name}.json").write_text(text, encoding="utf-8")
+        if isinstance(index, PairIndex):
+            lines = "".join(f"{refusal.line}\n" for refusal in index.refusals)
+            (building / "refused.txt").write_text(lines, encoding="utf-8")
         _replace_folder(building, prepared)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    if isinstance(index, PairIndex) and index.refusals:
+        log.warning("Pairs left out: %s\nAll of them: %s", describe(index.refusals), prepared / "refused.txt")
     return report
+
+
+def _index(config: PrepareDataConfig, corpora: Mapping[str, Corpus], root: Path) -> CorpusIndex:
+    settings: dict[str, Any] = {
+        "held_out": None if config.held_out is None else root / config.held_out,
+        "as_published": config.splits == "published",
+        "by_speaker_from": config.by_speaker_from,
+        "on_bad_file": config.on_bad_file,
+    }
+    if config.pairs is None:
+        return index_corpora(corpora, root, **settings)
+    ((name, corpus),) = corpora.items()
+    degraded = root / config.source / config.pairs.degraded
+    return index_pairs(name, corpus, degraded, config.pairs, root, **settings)
 
 
 def _scan_pool(folder: str | None, root: Path, content: str) -> Scan | None:
@@ -130,6 +149,7 @@ def _speech_report(corpora: Mapping[str, Corpus], index: CorpusIndex, speech: Ma
         "utterances": len(speech),
         "hours": _hours(sum(speech.column("seconds").to_pylist())),
         "splits": {split: splits[split] for split in SPLITS},
+        **(_pairs_report(index) if isinstance(index, PairIndex) else {}),
         **({"corpora": _group_by(speech, "corpus")} if len(corpora) > 1 else {}),
         "speakers": _group_by(speech, "speaker"),
         "languages": _group_by(speech, "language"),
@@ -142,6 +162,17 @@ def _speech_report(corpora: Mapping[str, Corpus], index: CorpusIndex, speech: Ma
         "left_out": sum(scanned.left_out for scanned in index.scans.values()),
         "passed_over": _passed_over(index.scans.values()),
         "manifest_digest": speech.digest,
+    }
+
+
+def _pairs_report(index: PairIndex) -> dict[str, Any]:
+    """Return the degraded side, the delays of the pairs, and how many are inverted or were refused."""
+    delays_ms = [1000 * alignment.delay_samples / SAMPLE_RATE_HZ for alignment in index.alignments]
+    least, median, most = np.quantile(delays_ms, [0.0, 0.5, 1.0]).round(3).tolist()
+    return {
+        "delay_ms": {"least": least, "median": median, "most": most},
+        "inverted": sum(alignment.correlation < 0 for alignment in index.alignments),
+        "refused": count_reasons(index.refusals),
     }
 
 
