@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from other_projects import DIM
 from torch import Tensor
+from torchaudio.models import Conformer
 
 PERIODS = (2, 3, 5, 7, 11)
 # Channels of the discriminators as in the source, but 2 in the place of 32: 64 instead of 1024.
@@ -94,7 +95,7 @@ class SslVocoder:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return the wave of features of one recording."""
-        hidden = self._conv("generator.conv_pre", features.T[None], padding=3)
+        hidden = self._conv("generator.conv_pre", self._prenet(features)[None].mT, padding=3)
         for i, rate in enumerate(self.rates):
             name = f"generator.ups.{i}"
             weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
@@ -111,6 +112,10 @@ class SslVocoder:
                 total = total + branch
             hidden = total / len(self.kernels)
         return torch.tanh(self._conv("generator.conv_post", F.leaky_relu(hidden), padding=3))[0, 0]
+
+    def _prenet(self, features: Tensor) -> Tensor:
+        """Return what the first convolution takes: of the plain form the features themselves."""
+        return features
 
     def judge(self, wave: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """Return score and feature maps of each discriminator, for a wave of shape [1, time]."""
@@ -184,6 +189,40 @@ class SslVocoder:
             for i, kernel in enumerate(SCALE_KERNELS):
                 add(f"{base}.convs.{i}", SCALE_WIDTHS[i + 1], SCALE_WIDTHS[i] // SCALE_GROUPS[i], kernel)
             add(f"{base}.conv_post", 1, SCALE_WIDTHS[-1], 3)
+
+
+class OriginalVocoder(SslVocoder):
+    """The original Miipher-2 code's form, with two conformers of torchaudio before HiFi-GAN."""
+
+    def __init__(self, heads: int | None = None, **sizes: Any) -> None:
+        channels, inner, kernel = 16, 20, 5
+        super().__init__(dim=channels, **sizes)
+        settings = {"ffn_dim": inner, "num_layers": 1, "depthwise_conv_kernel_size": kernel, "dropout": 0.1}
+        self.conformers = [Conformer(24, heads or 8, **settings).eval() for _ in range(2)]
+        for number, conformer in enumerate(self.conformers, 1):
+            for name, tensor in conformer.state_dict().items():
+                if name.endswith(("running_var", "sequential.3.weight")):
+                    tensor.copy_(0.5 + torch.rand_like(tensor))
+                elif tensor.is_floating_point():
+                    tensor.add_(0.3 * torch.randn_like(tensor))
+                self.state[f"generator.conformer{number}.{name}"] = tensor
+        for side, shape in {"input": (24, DIM), "output": (channels, 24)}.items():
+            name = f"generator.{side}_projection"
+            self.state |= {f"{name}.weight": drawn(*shape), f"{name}.bias": 0.1 * torch.randn(shape[0])}
+        settings = self.config["model"]["generator"]
+        settings["num_input_channels"] = DIM
+        if heads is not None:
+            settings["conformer_num_heads"] = heads
+
+    def _prenet(self, features: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = F.linear(features, *self._projection("input"))[None]
+            for conformer in self.conformers:
+                hidden, _ = conformer(hidden, torch.tensor([len(features)]))
+            return F.linear(hidden[0], *self._projection("output"))
+
+    def _projection(self, side: str) -> tuple[Tensor, Tensor]:
+        return self.state[f"generator.{side}_projection.weight"], self.state[f"generator.{side}_projection.bias"]
 
 
 class CharactrVocos:

@@ -80,12 +80,22 @@ DAC = (
     "model.generator.upsample_factors=[8,5,4,2]",
     "model.generator.dilations=[1,3]",
 )
+CONFORMER = (
+    "generator@model.generator=conformer_hifigan_22k",
+    "model.sample_rate_hz=16000",
+    "model.generator.upsample_factors=[8,5,4,2]",
+    "model.generator.conformer_dim=12",
+    "model.generator.conformer_heads=3",
+    "model.generator.conformer_hidden_dim=20",
+    *HIFIGAN,
+)
 # Every form in which a recipe's update differs, by name.
 RECIPES: dict[str, Any] = {
     "adapter": adapter,
     "hifigan": lambda folder, *more, **device: vocoder(folder, "ema_decay=0.9", *more, **device),
     "vocos": lambda folder, *more, **device: vocoder(folder, *VOCOS, "ema_decay=0.9", *more, **device),
     "harmonic": lambda folder, *more, **device: vocoder(folder, *HARMONIC, "ema_decay=0.9", *more, **device),
+    "conformer": lambda folder, *more, **device: vocoder(folder, *CONFORMER, *more, **device),
     "dac": lambda folder, *more, **device: vocoder(folder, *DAC, *more, **device),
     "resolutions": lambda folder, *more, **device: vocoder(
         folder, "model.discriminator.resolutions=[128,256]", "model.discriminator.scales=2", *more, **device

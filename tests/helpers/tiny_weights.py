@@ -18,6 +18,16 @@ from miipher2.rng import stream
 DIM, LAYER, ADAPTER_DIM = 16, 2, 8
 GENERATORS: dict[str, dict[str, object]] = {
     "hifigan": {"channels": 16, "kernels": [3], "dilations": [1]},
+    "conformer_hifigan": {
+        "channels": 16,
+        "kernels": [3],
+        "dilations": [1],
+        "conformer_dim": 12,
+        "conformer_hidden_dim": 20,
+        "conformer_layers": 2,
+        "conformer_heads": 3,
+        "conformer_kernel": 5,
+    },
     "vocos": {"channels": 16, "hidden_channels": 24, "blocks": 2, "window_frames": 4},
     "harmonic_vocos": {"channels": 16, "hidden_channels": 24, "blocks": 2},
     "dac": {"channels": 32, "dilations": [1, 3]},
@@ -122,7 +132,7 @@ def publish_all(
     state = {f"adapters.{name}": torch.randn_like(value) for name, value in encoder.adapter_state_dict().items()}
     publish(root / "adapter", shared | {"adapter_hidden_dim": ADAPTER_DIM}, state | statistics(0.5, encoder.dim))
     numbers: dict[str, Any] = {"kind": generator, **GENERATORS[generator]}
-    if generator in ("hifigan", "dac"):
+    if generator in ("hifigan", "conformer_hifigan", "dac"):
         numbers["upsample_factors"] = UPSAMPLE[rate_hz]
     initial = build_generator(dim=encoder.dim, sample_rate_hz=rate_hz, **numbers).exported_state_dict()
     # Larger than their initial values and without biases, so that the output is worth comparing.

@@ -15,7 +15,13 @@ from miipher2.inference.restorer import Restorer
 
 @pytest.mark.parametrize(
     ("encoder", "generator"),
-    [*((encoder, "hifigan") for encoder in ENCODERS), ("mini", "vocos"), ("mini", "harmonic_vocos"), ("mini", "dac")],
+    [
+        *((encoder, "hifigan") for encoder in ENCODERS),
+        ("mini", "vocos"),
+        ("mini", "harmonic_vocos"),
+        ("mini", "dac"),
+        ("mini", "conformer_hifigan"),
+    ],
 )
 def test_bundle_restores_like_the_published_weights(tmp_path: Path, encoder: str, generator: str) -> None:
     publish_all(tmp_path / "repository", encoder, 24_000, generator=generator)

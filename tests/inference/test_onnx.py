@@ -27,7 +27,7 @@ pytestmark = [
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, encoder: str) -> None:
     layers: int | list[int] = [1, 2] if encoder == "mini" else 2
-    generator = {"mini": "vocos", "w2v_bert": "dac"}.get(encoder, "hifigan")
+    generator = {"mini": "vocos", "w2v_bert": "dac", "wavlm": "conformer_hifigan"}.get(encoder, "hifigan")
     publish_all(tmp_path, encoder, 24_000, generator=generator, layer=layers)
     restorer = load(tmp_path)
     export_graphs(restorer.weights, tmp_path)

@@ -17,6 +17,7 @@ from miipher2.models.vocoder.generator import ChunkPosition
 
 # Each encoder with HiFi-GAN, and the other generators.
 NETWORKS = {encoder: (encoder, "hifigan") for encoder in ENCODERS} | {
+    "conformer_hifigan": ("hubert", "conformer_hifigan"),
     "vocos": ("hubert", "vocos"),
     "harmonic_vocos": ("hubert", "harmonic_vocos"),
 }
@@ -40,7 +41,7 @@ def varying_noise(seconds: float, rate_hz: int = 16_000) -> np.ndarray:
 
 
 def restore_at_once(restorer: Restorer, values: np.ndarray) -> np.ndarray:
-    """Restore without streaming: the front end and the vocoder over the whole recording, attention in windows."""
+    """Restore without streaming: front end and vocoder over the whole recording, attention in windows."""
     context, hop = restorer.vocoder.generator.context_frames, restorer.vocoder.generator.hop_samples
     grid = WindowGrid(restorer.options.window_frames, restorer.options.overlap_frames)
     frames = -(-len(values) // 320)
@@ -52,8 +53,11 @@ def restore_at_once(restorer: Restorer, values: np.ndarray) -> np.ndarray:
         parts = []
         for start, stop in grid.spans(hidden.shape[1]):
             features = restorer.encoder.encode_frames(EncoderFrames(hidden[:, start:stop], None), adapted=True)
+            features = restorer.vocoder.embed_window(features, None)
             parts.append(fader.add(start, stop, features[0].numpy()))
-        restored = restorer.vocoder(torch.from_numpy(np.concatenate(parts))[None])[0].numpy()
+        at_start = ChunkPosition(torch.zeros(1, dtype=torch.long), torch.zeros(1))
+        whole = torch.from_numpy(np.concatenate(parts))[None]
+        restored = restorer.vocoder.forward_chunk(whole, at_start)[0].numpy()
     return restored[context * hop :][: len(values)]
 
 
@@ -121,7 +125,7 @@ class MonoSource:
         yield self.values[None]
 
 
-@pytest.mark.parametrize("networks", ["hubert", "vocos", "harmonic_vocos"])
+@pytest.mark.parametrize("networks", ["hubert", "conformer_hifigan", "vocos", "harmonic_vocos"])
 @pytest.mark.parametrize("chunk_seconds", [0.5, 3.0])
 def test_vocoder_chunks_equal_the_whole_to_100_db(roots: dict[str, Path], networks: str, chunk_seconds: float) -> None:
     values = varying_noise(12.0)

@@ -91,7 +91,7 @@ class EncoderConfig(Section):
 
 @dataclass
 class GeneratorConfig(Section):
-    kind: str = MISSING  # hifigan, vocos, harmonic_vocos or dac; the other keys are those of its class below
+    kind: str = MISSING  # a key of GENERATORS; the other keys are those of its class below
 
 
 @dataclass
@@ -101,6 +101,16 @@ class HifiGanConfig(GeneratorConfig):
     upsample_factors: list[int] = all_positive()
     kernels: list[int] = all_positive()
     dilations: list[int] = all_positive()
+
+
+@dataclass
+class ConformerHifiGanConfig(HifiGanConfig):
+    kind: str = "conformer_hifigan"
+    conformer_dim: int = positive()
+    conformer_hidden_dim: int = positive()
+    conformer_layers: int = positive()
+    conformer_heads: int = positive()
+    conformer_kernel: int = positive()
 
 
 @dataclass
@@ -130,6 +140,7 @@ class DacConfig(GeneratorConfig):
 
 GENERATORS: dict[str, type[GeneratorConfig]] = {
     "hifigan": HifiGanConfig,
+    "conformer_hifigan": ConformerHifiGanConfig,
     "vocos": VocosConfig,
     "harmonic_vocos": HarmonicVocosConfig,
     "dac": DacConfig,

@@ -8,6 +8,7 @@ encoder      the encoder folder, with a file's own weights
 adapter      checkpoints of the original Miipher-2 code
 vocoder      what every imported vocoder is, and known files that cannot be imported
 hifigan      HiFi-GAN on features of an encoder, with its discriminators
+conformer    the conformer layers before it in the original Miipher-2 code's release
 vocos        Vocos on features of an encoder
 sidon        Sidon's encoder with LoRA merged, and its decoder
 output       published folders, written whole or not at all

@@ -9,16 +9,24 @@ import torch
 from torch import Tensor
 
 from miipher2.config.schema_data import FRAMES_PER_SECOND
+from miipher2.importing.conformer import FIRST as CONFORMER
+from miipher2.importing.conformer import ConformerTensors
 from miipher2.importing.source import Record, SourceTensors, describe, value_at, whole_number, whole_numbers
 from miipher2.importing.torch_file import SourceError
 from miipher2.importing.vocoder import ImportedVocoder, check_frame_rate
 from miipher2.models.vocoder.discriminators import Discriminators
-from miipher2.models.vocoder.hifigan import HifiGan, upsample_shape
+from miipher2.models.vocoder.generator import Generator
+from miipher2.models.vocoder.hifigan import upsample_shape
+from miipher2.models.vocoder.registry import build_generator
 
 STATE, CONFIG = "state_dict", "hyper_parameters.cfg"
 GENERATOR, PERIODS_PART, SCALES_PART = "generator", "multi_period_discriminator", "multi_scale_discriminator"
 PERIODS = (2, 3, 5, 7, 11)  # of every such file; weights do not show them
 ALIGNED_BIAS_SECONDS = 0.0025  # what our padding of 40 samples amounts to
+OWN_LICENCE = "that of whoever trained it; the released checkpoints are cc-by-nc-4.0"
+RELEASED_STEP = 137_108  # of epoch=77-step=137108.ckpt, the original's released vocoder
+RELEASED_LICENCE = "cc-by-nc-4.0, as the hub page of the released checkpoints says: no commercial use"
+KIND = "HiFi-GAN on features of an encoder"
 LICENCE = "MIT (ssl-vocoders); your own training's is yours, and the encoder has one of its own"
 
 
@@ -37,33 +45,48 @@ def import_hifigan(path: Path, content: Any, sha256: str) -> ImportedVocoder:
     tensors = SourceTensors(path, content[STATE], STATE)
     config = value_at(content, CONFIG)
     dim, sample_rate_hz, sizes = _read_sizes(path, config)
-    record = Record("HiFi-GAN on features of an encoder", path.name, sha256, licence=LICENCE)
+    conformer = ConformerTensors(tensors, config) if tensors.has(CONFORMER) else None
+    if conformer is not None:
+        sizes |= {"kind": "conformer_hifigan", **conformer.sizes}
     with torch.device("meta"):  # sizes come from the file, and are compared before any memory is taken
         try:
-            generator = HifiGan(dim, sample_rate_hz, **sizes)
+            generator = build_generator(dim=dim, sample_rate_hz=sample_rate_hz, **sizes)
         except (ValueError, RuntimeError) as error:  # the latter where the sizes overflow
             raise SourceError(f"{path}: {CONFIG}.model.generator: {error}") from None
-    weights = take_generator(tensors, generator, len(sizes["kernels"]))
+    weights = take_generator(tensors, generator, len(sizes["kernels"]), conformer)
     discriminators, described = take_discriminators(tensors)
     tensors.leave_out("what only the source's training loss needs", ["preprocessor."])
     tensors.check_all_used()
-    record.left_out = tensors.left_out
+    record = Record(KIND, path.name, sha256, licence=LICENCE, left_out=tensors.left_out)
     record.add_checkpoint(content, "global_step", (STATE, "hyper_parameters"))
     record.not_exact = _alignment(value_at(config, "data.target_feature.bias"))
+    if conformer is not None:
+        record.kind = f"{KIND}, behind {len(conformer.layers)} conformer layers, as the original Miipher-2 code has it"
+        record.is_non_commercial = record.step == RELEASED_STEP
+        record.licence = RELEASED_LICENCE if record.is_non_commercial else OWN_LICENCE
+        record.not_exact.append(
+            "its conformer layers attend to windows (restore's --window-seconds), not to a whole recording; trained "
+            "on, they have no dropout, and their batch norms stay as they are"
+        )
     return ImportedVocoder(
         weights,
         discriminators,
-        {"sample_rate_hz": sample_rate_hz, "generator": {"kind": "hifigan", **sizes}, **described},
+        {"sample_rate_hz": sample_rate_hz, "generator": sizes, **described},
         dim,
         record,
         *_find_encoder(config),
     )
 
 
-def take_generator(tensors: SourceTensors, generator: HifiGan, kernels: int) -> dict[str, Tensor]:
+def take_generator(
+    tensors: SourceTensors, generator: Generator, kernels: int, conformer: ConformerTensors | None
+) -> dict[str, Tensor]:
     """Return the weights of a generator of these shapes, as `published/` names them."""
     weights = {}
     for name, shape in {name: tensor.shape for name, tensor in generator.exported_state_dict().items()}.items():
+        if conformer is not None and (taken := conformer.take(name, shape)) is not None:
+            weights[f"generator.{name}"] = taken
+            continue
         module, _, part = name.rpartition(".")
         source = f"{GENERATOR}.{_source_name(module, kernels)}"
         take = tensors.take_weight if part == "weight" else tensors.take
@@ -153,7 +176,7 @@ def _channels(tensors: SourceTensors, source: str) -> int:
 
 
 def _read_sizes(path: Path, config: Any) -> tuple[int, int, dict[str, Any]]:
-    """Return size of a feature, sample rate and the other arguments of our generator, from the source's configuration.
+    """Return size of a feature, sample rate and the other settings of our generator, from the source's configuration.
 
     Raises:
         SourceError: one is missing, or cannot be expressed by our generator.
@@ -191,6 +214,7 @@ def _read_sizes(path: Path, config: Any) -> tuple[int, int, dict[str, Any]]:
         dim,
         rate,
         {
+            "kind": "hifigan",
             "channels": channels,
             "upsample_factors": factors,
             "kernels": kernels,

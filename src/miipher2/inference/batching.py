@@ -49,7 +49,7 @@ class Networks:
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window]) -> list[Float32[np.ndarray, "frame dim"]]:
-        """Return each window's features, which do not depend on the rest of the batch."""
+        """Return what the vocoder's chunks are cut from, for each window; the rest of the batch changes nothing."""
         frames = [window.stop - window.start for window in windows]
         longest = max(frames)
         waves = np.zeros((len(windows), longest * HOP_SAMPLES + 2 * self.encoder.front_end.context_samples), np.float32)
@@ -66,6 +66,7 @@ class Networks:
                 valid = (torch.arange(longest) < torch.tensor(frames)[:, None]).to(self.device)
                 hidden = hidden.masked_fill(~valid[..., None], 0)
             features = self.encoder.encode_frames(EncoderFrames(hidden, valid), adapted=True, strength=self._strength)
+            features = self.vocoder.embed_window(features, valid)
         return [row[:count] for row, count in zip(_to_numpy(features), frames, strict=True)]
 
     @torch.inference_mode()

@@ -116,9 +116,7 @@ def check_exportable(weights: Weights) -> None:
         ValueError: the vocoder depends on where a chunk lies in its recording, which is not in the features.
     """
     if isinstance(weights.vocoder.generator, HarmonicVocos):
-        raise ValueError(
-            "--onnx: the vocoder is a harmonic_vocos, which keeps a phase; should be a hifigan, vocos or dac"
-        )
+        raise ValueError("--onnx: the vocoder is a harmonic_vocos, which keeps a phase; should be any other kind")
 
 
 def export_graphs(weights: Weights, folder: Path) -> None:

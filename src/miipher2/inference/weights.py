@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -44,15 +44,25 @@ class Vocoder(nn.Module):
         """Return waves of `generator.hop_samples` values for each frame."""
         return self.generator(self.normaliser(features))
 
+    def embed_window(
+        self, features: Float[Tensor, "batch frame dim"], valid: Bool[Tensor, "batch frame"] | None
+    ) -> Float[Tensor, "batch frame channel"]:
+        """Return what the chunks of an encoder's window are cut from: its features, or what a prenet makes of them."""
+        has_prenet = self.generator.has_prenet
+        return self.generator.run_prenet(self.normaliser(features), valid) if has_prenet else features
+
     def forward_chunk(
-        self, features: Float[Tensor, "batch frame dim"], position: ChunkPosition
+        self, embedded: Float[Tensor, "batch frame channel"], position: ChunkPosition
     ) -> Float[Tensor, "batch time"]:
         """Return the waves of chunks of recordings."""
-        return self.generator.forward_chunk(self.normaliser(features), position)
+        return self.generator.forward_chunk(self._normalise(embedded), position)
 
-    def advance_phase(self, features: Float[Tensor, "frame dim"], phase_cycles: float) -> float:
+    def advance_phase(self, embedded: Float[Tensor, "frame channel"], phase_cycles: float) -> float:
         """Return the phase of the fundamental at the last of some frames, given that at the first."""
-        return self.generator.advance_phase(self.normaliser(features[None])[0], phase_cycles)
+        return self.generator.advance_phase(self._normalise(embedded[None])[0], phase_cycles)
+
+    def _normalise(self, embedded: Float[Tensor, "batch frame channel"]) -> Float[Tensor, "batch frame channel"]:
+        return embedded if self.generator.has_prenet else self.normaliser(embedded)
 
 
 @dataclass(frozen=True)

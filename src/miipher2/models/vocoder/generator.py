@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
@@ -33,6 +33,8 @@ class Generator(nn.Module, ABC):
         ValueError: the sample rate is not a multiple of 50 Hz.
     """
 
+    has_prenet = False  # layers that attend to all frames, for which chunks are too short
+
     def __init__(self, sample_rate_hz: int) -> None:
         super().__init__()
         if sample_rate_hz % FRAMES_PER_SECOND:
@@ -53,8 +55,14 @@ class Generator(nn.Module, ABC):
     def forward(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch time"]:
         """Return waves of `hop_samples` samples per frame."""
 
+    def run_prenet(
+        self, features: Float[Tensor, "batch frame dim"], valid: Bool[Tensor, "batch frame"] | None = None
+    ) -> Float[Tensor, "batch frame channel"]:
+        """Return what `forward_chunk` takes: the features themselves, where there is no prenet."""
+        return features
+
     def forward_chunk(
-        self, features: Float[Tensor, "batch frame dim"], position: ChunkPosition
+        self, features: Float[Tensor, "batch frame channel"], position: ChunkPosition
     ) -> Float[Tensor, "batch time"]:
         """Return the waves of chunks that start at `position`, which most generators ignore."""
         return self(features)

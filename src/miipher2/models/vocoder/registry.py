@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from miipher2.models.vocoder.conformer_hifigan import ConformerHifiGan
 from miipher2.models.vocoder.dac import Dac
 from miipher2.models.vocoder.generator import Generator
 from miipher2.models.vocoder.harmonic_vocos import HarmonicVocos
@@ -13,6 +14,7 @@ from miipher2.models.vocoder.vocos import Vocos
 
 GENERATORS: dict[str, type[Generator]] = {
     "hifigan": HifiGan,
+    "conformer_hifigan": ConformerHifiGan,
     "vocos": Vocos,
     "harmonic_vocos": HarmonicVocos,
     "dac": Dac,
