@@ -1,6 +1,8 @@
 """A tiny training checkpoint of Sidon, and plain functions of its weights, without our modules."""
 
+import copy
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 import transformers
 from omegaconf import OmegaConf
 from other_vocoders import drawn
-from torch import Tensor
+from torch import Tensor, nn
 
 DIM, LAYERS, RANK = 16, 2, 4
 SIZES = {"hidden_size": DIM, "num_attention_heads": 2, "intermediate_size": 24, "conv_depthwise_kernel_size": 7}
@@ -124,3 +126,92 @@ class Sidon:
     def _add_alpha(self, name: str, channels: int) -> None:
         self.weights[f"{name}.alpha"] = 0.5 + torch.rand(1, channels, 1)
         self.decoder_state[f"{name}.alpha"] = self.weights[f"{name}.alpha"]
+
+
+class LoraLinear(nn.Module):
+    """A linear layer with LoRA beside it, as peft computes it."""
+
+    def __init__(self, base: nn.Linear, down: Tensor, up: Tensor) -> None:
+        super().__init__()
+        self.base, self.down, self.up = base, nn.Parameter(down), nn.Parameter(up)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.base(hidden) + F.linear(F.linear(hidden, self.down), self.up) * (16 / RANK)
+
+
+class JoinedLinear(nn.Module):
+    """One of three linear layers that freezing for a GPU joins into one."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, place: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.place = nn.Parameter(weight), nn.Parameter(bias), place
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.weight, self.bias)[..., self.place * DIM : (self.place + 1) * DIM]
+
+
+class DecoderModule(nn.Module):
+    """The decoder as a module, with the activation that the source's library has."""
+
+    def __init__(self, source: Sidon) -> None:
+        super().__init__()
+        self.factors = source.factors
+        self.named = nn.ParameterDict({name.replace(".", "_"): each for name, each in source.weights.items()})
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self._conv("model.0", features, padding=3)
+        for number, factor in enumerate(self.factors):
+            base = f"model.{number + 1}.block"
+            weight, bias = self._pair(f"{base}.1")
+            hidden = self._snake(f"{base}.0", hidden)
+            hidden = F.conv_transpose1d(hidden, weight, bias, stride=factor, padding=math.ceil(factor / 2))
+            for unit, dilation in enumerate((1, 3, 9)):
+                inner = f"{base}.{unit + 2}.block"
+                settings = {"padding": 3 * dilation, "dilation": dilation}
+                branch = self._conv(f"{inner}.1", self._snake(f"{inner}.0", hidden), **settings)
+                hidden = hidden + self._conv(f"{inner}.3", self._snake(f"{inner}.2", branch))
+        last = len(self.factors) + 1
+        return torch.tanh(self._conv(f"model.{last + 1}", self._snake(f"model.{last}", hidden), padding=3))
+
+    def _snake(self, name: str, hidden: Tensor) -> Tensor:
+        alpha = self.named[f"{name}.alpha".replace(".", "_")]
+        return hidden + (alpha + 1e-9).reciprocal() * torch.sin(alpha * hidden).pow(2)
+
+    def _conv(self, name: str, hidden: Tensor, **settings: int) -> Tensor:
+        weight, bias = self._pair(name)
+        return F.conv1d(hidden, weight, bias, **settings)
+
+    def _pair(self, name: str) -> tuple[Tensor, Tensor]:
+        flat = name.replace(".", "_")
+        return self.named[f"{flat}_weight"], self.named[f"{flat}_bias"]
+
+
+def save_encoder_program(source: Sidon, path: Path, form: str = "beside") -> Path:
+    """Save the encoder as its release does: frozen, with LoRA beside its layers, or merged, or with joined layers."""
+    model = copy.deepcopy(source.student)
+    for name, module in list(model.named_modules()):
+        owner, _, last = name.rpartition(".")
+        if last == "output_dense":
+            down, up = (source.lora[f"{name}.lora_{part}.default.weight"] for part in "AB")
+            if form == "merged":
+                module.weight.data += 16 / RANK * up @ down
+            else:
+                setattr(model.get_submodule(owner), last, LoraLinear(module, down, up))
+        elif last == "self_attn" and form == "joined":
+            layers = [getattr(module, f"linear_{part}") for part in "qkv"]
+            weight, bias = (torch.cat([getattr(each, kind).data for each in layers]) for kind in ("weight", "bias"))
+            for place, part in enumerate("qkv"):
+                setattr(module, f"linear_{part}", JoinedLinear(weight, bias, place))
+    return _freeze(model, torch.randn(1, 20, 160), path)
+
+
+def save_decoder_program(source: Sidon, path: Path) -> Path:
+    """Save the decoder as its release does."""
+    return _freeze(DecoderModule(source), torch.randn(1, DIM, 20), path)
+
+
+def _freeze(model: nn.Module, example: Tensor, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer
+        torch.jit.freeze(torch.jit.trace(model.eval(), example, strict=False)).save(path)
+    return path

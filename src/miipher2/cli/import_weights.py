@@ -9,7 +9,8 @@ from miipher2.cli.arguments import path, text, whole
 IMPORT = """\
 Import weights of another project. OUT gets encoder/, adapter/, vocoder/ and imported.json, which work like
 the folders that our own stages publish: for restore, export, init_from and training. The kind of a file is told from
-its keys, and nothing in it is run. docs/import.md lists what can be imported, how exactly, and under which licence.
+its keys. Nothing in it is run; only --check runs the code of TorchScript files, to compare what was imported with their
+own output. docs/import.md lists what can be imported, how exactly, and under which licence.
 
 --encoder is the encoder that the file was trained from, whose config.json is needed; by default the one that the file
 names. A key of the file that is neither used nor known is an error.
@@ -28,6 +29,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--vocoder", type=path, metavar="FILE", help="a checkpoint with a vocoder")
     parser.add_argument("--encoder", type=text, metavar="NAME|DIR", help="a folder, or a name on the hub")
     parser.add_argument("--layer", type=whole(1), metavar="N", help="of the encoder, where a file does not tell")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare with a TorchScript file's own output; RUNS THE CODE IN THAT FILE, so trust it first",
+    )
     parser.set_defaults(run=run)
 
 
@@ -45,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from miipher2.importing.importer import Sources, import_weights
 
-    sources = Sources(arguments.adapter, arguments.vocoder, arguments.encoder, arguments.layer)
+    if arguments.check:
+        sys.stdout.write(f"--check runs the code in {' and '.join(map(str, dict.fromkeys(files)))}\n")
+        sys.stdout.flush()
+    sources = Sources(arguments.adapter, arguments.vocoder, arguments.encoder, arguments.layer, arguments.check)
     described = import_weights(arguments.folder, sources, ROOT)
     for part in ("adapter", "vocoder"):
         if part in described:
@@ -57,6 +66,8 @@ def _report(folder: Any, record: dict[str, Any]) -> None:
     step = "" if record["step"] is None else f", step {record['step']}"
     lines = [f"{folder}: {record['kind']} ({record['file']}{step})"]
     lines += [f"  not exact: {each}" for each in record["not_exact"]]
+    if record["checked"] is not None:
+        lines += [f"  checked: at most {record['checked']:.1g} of the largest value apart from the file's own output"]
     lines += [f"  left out: {reason} ({len(names)})" for reason, names in record["left_out"].items()]
     lines += [f"  {'NO COMMERCIAL USE' if record['is_non_commercial'] else 'licence'}: {record['licence']}"]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -11,6 +11,7 @@ import torch
 from miipher2.atomic_io import sha256_of
 from miipher2.config.paths import folder_or_hub_name
 from miipher2.importing.adapter import ImportedAdapter, import_adapter, is_adapter
+from miipher2.importing.check import check_decoder, check_encoder
 from miipher2.importing.encoder import check_layer, read_config
 from miipher2.importing.hifigan import import_hifigan, is_hifigan
 from miipher2.importing.output import Published, write
@@ -21,8 +22,10 @@ from miipher2.importing.sidon import (
     is_sidon_decoder,
     is_sidon_encoder,
 )
-from miipher2.importing.source import describe
+from miipher2.importing.sidon_program import read_sidon_program
+from miipher2.importing.source import describe, value_at
 from miipher2.importing.torch_file import SourceError, read_file
+from miipher2.importing.torchscript import PROGRAM, is_program
 from miipher2.importing.vocoder import ImportedVocoder, check_known
 from miipher2.importing.vocos import import_vocos, is_vocos
 from miipher2.models.encoder.from_pretrained import EncoderUnavailableError
@@ -40,12 +43,14 @@ class Sources:
         adapter, vocoder: files of other projects; at least one.
         encoder: folder or hub name; None for the one that the files name.
         layer: of the encoder; None for the one that the files name.
+        is_checked: compare with TorchScript programs among the files, whose code is run for it.
     """
 
     adapter: Path | None
     vocoder: Path | None
     encoder: str | None
     layer: int | None
+    is_checked: bool = False
 
 
 def import_weights(out: Path, sources: Sources, root: Path) -> dict[str, Any]:
@@ -61,8 +66,13 @@ def import_weights(out: Path, sources: Sources, root: Path) -> dict[str, Any]:
         ValueError: the parts do not fit together.
     """
     encoder = None if sources.encoder is None else str(folder_or_hub_name(sources.encoder, root))
-    adapter = None if sources.adapter is None else _read_adapter(sources.adapter, encoder)
-    vocoder = None if sources.vocoder is None else _read_vocoder(sources.vocoder)
+    files = [each for each in (sources.adapter, sources.vocoder) if each is not None]
+    contents = {path: _read(path) for path in dict.fromkeys(files)}
+    programs = {path: program for path, each in contents.items() if (program := value_at(each, PROGRAM)) is not None}
+    if sources.is_checked and not programs:
+        raise ValueError(f"--check: compares with a TorchScript program; {files[0]} is none")
+    adapter = None if sources.adapter is None else _read_adapter(sources.adapter, contents[sources.adapter], encoder)
+    vocoder = None if sources.vocoder is None else _read_vocoder(sources.vocoder, contents[sources.vocoder])
     layer = _choose_layer(sources, adapter, vocoder)
     if adapter is not None:
         dim, name = adapter.dim, f"in {adapter.record.file}"
@@ -76,15 +86,27 @@ def import_weights(out: Path, sources: Sources, root: Path) -> dict[str, Any]:
     if vocoder is not None and vocoder.dim != dim:
         raise ValueError(f"{sources.vocoder}: takes {vocoder.dim} values a frame; the encoder ({name}) gives {dim}")
 
+    published: dict[str, Published | None] = {
+        "adapter": None if adapter is None else _publish_adapter(adapter),
+        "vocoder": None if vocoder is None else _publish_vocoder(vocoder),
+    }
+    if sources.is_checked:
+        for part, path in (("adapter", sources.adapter), ("vocoder", sources.vocoder)):
+            if path in programs and (found := published[part]) is not None:
+                check = check_encoder if part == "adapter" else partial(check_decoder, dim=dim)
+                found.check = partial(check, programs[path])
     return write(
         out,
         root,
         layer=layer,
         save_encoder=partial(_copy_encoder, name, layer, vocoder) if adapter is None else adapter.save_encoder,
         encoder_source=name,
-        adapter=None if adapter is None else _publish_adapter(adapter),
-        vocoder=None if vocoder is None else _publish_vocoder(vocoder),
+        **published,
     )
+
+
+def _read(path: Path) -> Any:
+    return read_sidon_program(path) if is_program(path) else read_file(path)
 
 
 def _copy_encoder(name: str, layer: int, vocoder: ImportedVocoder | None, folder: Path) -> None:
@@ -99,8 +121,7 @@ def _copy_encoder(name: str, layer: int, vocoder: ImportedVocoder | None, folder
         config.write_text(json.dumps({**settings, "miipher2_front_end": vocoder.front_end(settings)}, indent=2) + "\n")
 
 
-def _read_adapter(path: Path, encoder: str | None) -> ImportedAdapter:
-    content = read_file(path)
+def _read_adapter(path: Path, content: Any, encoder: str | None) -> ImportedAdapter:
     for is_kind, read in ADAPTERS:
         if is_kind(content):
             return read(path, content, sha256_of(path), encoder)
@@ -112,8 +133,7 @@ def _read_adapter(path: Path, encoder: str | None) -> ImportedAdapter:
     raise SourceError(f"{path}: is {describe(content)}; should hold adapters, named adapters.0.…")
 
 
-def _read_vocoder(path: Path) -> ImportedVocoder:
-    content = read_file(path)
+def _read_vocoder(path: Path, content: Any) -> ImportedVocoder:
     check_known(path, content)
     for is_kind, read in VOCODERS:
         if is_kind(content):

@@ -30,11 +30,13 @@ class Published:
     Args:
         model: the `model` section of its configuration, without the encoder's name and layer.
         weights: tensors by file (`final` becomes final.safetensors) and name.
+        check: compares the encoder or vocoder, as it was read back, with its source; returns the largest difference.
     """
 
     model: dict[str, Any]
     weights: dict[str, dict[str, Tensor]]
     record: Record
+    check: Callable[[Any], float] | None = None
 
 
 def write(
@@ -57,7 +59,7 @@ def write(
 
     Raises:
         FileExistsError: the folder exists.
-        ValueError: the parts do not fit together.
+        ValueError: the parts do not fit together, or differ from their source.
     """
     if out.exists():
         raise FileExistsError(f"{out}: exists; should be a new folder")
@@ -104,10 +106,13 @@ def _write_published(
         save_file(plain | statistics if file == "final" else plain, folder / f"{file}.safetensors")
     config = {"name": name, "steps": published.record.step, "model": model}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    (folder / IMPORTED).write_text(json.dumps(published.record.as_dict(), indent=2) + "\n")
     written = WeightsFile(folder / "final.safetensors", "import it again")
     if model["adapter_hidden_dim"] is not None:
         encoder.add_adapters(model["adapter_hidden_dim"])
         encoder.load_adapter_state_dict(written.tensors("adapters."))
+        network: Any = encoder
     else:
-        written.vocoder("generator.", "normaliser.", model, encoder.dim, folder / "config.yaml")
+        network = written.vocoder("generator.", "normaliser.", model, encoder.dim, folder / "config.yaml")
+    if published.check is not None:
+        published.record.checked = published.check(network)
+    (folder / IMPORTED).write_text(json.dumps(published.record.as_dict(), indent=2) + "\n")

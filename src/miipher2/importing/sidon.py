@@ -1,4 +1,4 @@
-"""Sidon (sarulab-speech): its w2v-BERT 2.0 with LoRA merged, and its decoder, of training checkpoints."""
+"""Sidon (sarulab-speech): its w2v-BERT 2.0 with LoRA merged, and its decoder, of training checkpoints and programs."""
 
 import math
 import re
@@ -13,6 +13,7 @@ from miipher2.importing.adapter import ImportedAdapter
 from miipher2.importing.encoder import read_config
 from miipher2.importing.source import Record, SourceTensors, value_at, whole_number
 from miipher2.importing.torch_file import SourceError
+from miipher2.importing.torchscript import PROGRAM
 from miipher2.importing.vocoder import ImportedVocoder, check_frame_rate
 from miipher2.models.encoder.adapter import Adapter
 from miipher2.models.encoder.conformer import check_layers
@@ -20,6 +21,7 @@ from miipher2.models.encoder.transformers_models import MODELS, save_model
 from miipher2.models.vocoder.dac import Dac
 
 STATE, STUDENT, DECODER = "state_dict", "student_ssl_model.", "decoder."
+NUMBERS, RECIPROCALS = "constants.number.", "constants.reciprocal."  # of its programs, beside their weights
 ALPHA = 16  # of its LoRA; checkpoints do not hold it
 DILATIONS = (1, 3, 9)  # of its decoder; weights do not show them
 # It pads 40 values on each side, so that a frame begins 80 values later than ours.
@@ -31,9 +33,10 @@ PARTS = {"0": "first_snake", "1": "dilated", "2": "second_snake", "3": "plain"}
 
 
 def is_sidon_encoder(content: Any) -> bool:
-    """Return whether a file is a training checkpoint with an encoder under LoRA."""
+    """Return whether a file is a training checkpoint with an encoder under LoRA, or the release's program of one."""
     state = value_at(content, STATE)
-    return isinstance(state, dict) and any(str(name).startswith(STUDENT) and ".lora_A." in str(name) for name in state)
+    names = [str(name) for name in state if str(name).startswith(STUDENT)] if isinstance(state, dict) else []
+    return any(".lora_A." in name for name in names) or (PROGRAM in content and bool(names))
 
 
 def is_lora(content: Any) -> bool:
@@ -82,7 +85,7 @@ def import_sidon_encoder(path: Path, content: Any, sha256: str, encoder: str | N
     _leave_out_others(tensors)
     record = Record("the encoder of Sidon, LoRA merged", path.name, sha256, licence=LICENCE)
     record.left_out = tensors.left_out
-    record.add_checkpoint(content, "global_step", (STATE, "hyper_parameters"))
+    record.add_checkpoint(content, "global_step", (STATE, PROGRAM, "hyper_parameters"))
     record.not_exact = [
         "its LoRA is merged into the encoder, beside adapters that add nothing yet: stage 1 would train those, towards "
         "features of the merged encoder"
@@ -163,7 +166,7 @@ def import_sidon_decoder(path: Path, content: Any, sha256: str) -> ImportedVocod
     _leave_out_others(tensors)
     record = Record("the decoder of Sidon", path.name, sha256, licence=LICENCE, left_out=tensors.left_out)
     if is_checkpoint:
-        record.add_checkpoint(content, "global_step", (STATE, "hyper_parameters"))
+        record.add_checkpoint(content, "global_step", (STATE, PROGRAM, "hyper_parameters"))
     missing = sum(math.prod(factors[number + 1 :]) for number, factor in enumerate(factors) if factor % 2)
     if missing:
         record.not_exact.append(f"the source's output is {missing} samples shorter, and its last two frames differ")
@@ -175,6 +178,8 @@ def _leave_out_others(tensors: SourceTensors) -> None:
     """Name what neither part needs, and check that nothing else is left."""
     tensors.leave_out("the teacher, which is the encoder before its training", ["teacher_ssl_model."])
     tensors.leave_out("discriminators, of another form than ours", ["discriminator."])
+    tensors.leave_out("numbers of a program, such as factors", [NUMBERS])
+    tensors.leave_out("reciprocals of the decoder's frequencies", [RECIPROCALS])
     tensors.check_all_used()
 
 

@@ -23,6 +23,7 @@ class Record:
         licence: as far as it is known; `is_non_commercial` where a part of the file has such a licence.
         left_out: entries of the file that are not used, by reason.
         not_exact: where the result differs from what the source's own code makes of the file.
+        checked: the largest difference to the source's own program, relative to its largest value, where it was run.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Record:
     is_non_commercial: bool = False
     left_out: dict[str, list[str]] = field(default_factory=dict)
     not_exact: list[str] = field(default_factory=list)
+    checked: float | None = None
 
     def add_checkpoint(self, content: Mapping[Any, Any], step_key: str, used: Iterable[str]) -> None:
         """Add a checkpoint's step, and name its entries that are not used."""

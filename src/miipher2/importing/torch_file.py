@@ -5,7 +5,8 @@ Tensors are read when they are asked for, and only those. Nothing in a file is r
 
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,14 +68,24 @@ def read_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
+    with path.open("rb") as file, reading(path):
         head = file.read(9)
-    try:
         if zipfile.is_zipfile(path):
             return ArchiveStorages(path, "data.pkl").value
         if head[8:] == b"{":
             return _read_safetensors(path)
         return _LegacyStorages(path).value
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of any error of a damaged file which file it is.
+
+    Raises:
+        SourceError: there was one.
+    """
+    try:
+        yield
     except (PickleError, SafetensorError) as error:
         raise SourceError(f"{path}: cannot be read: {error}") from None
     except SourceError:
@@ -100,6 +111,7 @@ class ArchiveStorages:
         root = pickles[0].removesuffix(pickle_name)
         if f"{root}constants.pkl" in self._members and pickle_name == "data.pkl":
             raise SourceError(f"{path}: a TorchScript program; should be weights, such as a state_dict")
+        self._root = root
         if f"{root}byteorder" in self._members and (order := self._read(f"{root}byteorder")) != b"little":
             raise SourceError(f"{path}: its numbers are {order[:10]!r}-endian; should be little-endian")
         self._folder = f"{root}data/" if pickle_name == "data.pkl" else f"{root}{pickle_name.removesuffix('.pkl')}/"
@@ -118,6 +130,25 @@ class ArchiveStorages:
             return bytearray(self._read(self._folder + key))
         except READ_ERRORS as error:
             raise SourceError(f"{self.path}: {self._folder}{key} in it is damaged ({str(error)[:100]})") from None
+
+    def read_code(self, max_bytes: int) -> str:
+        """Return the code of a TorchScript program, which may be compressed, as text.
+
+        Raises:
+            SourceError: it is larger, damaged, or no text.
+        """
+        files = [each for name, each in self._members.items() if name.startswith(f"{self._root}code/")]
+        files = [each for each in files if each.filename.endswith(".py")]
+        if (size := sum(each.file_size for each in files)) > max_bytes:
+            raise SourceError(f"{self.path}: its code is {size:,} bytes; should be at most {max_bytes:,}")
+        try:
+            parts = []
+            for each in files:
+                with self._archive.open(each) as file:
+                    parts.append(file.read(max_bytes).decode())
+            return "\n".join(parts)
+        except READ_ERRORS as error:
+            raise SourceError(f"{self.path}: its code is damaged ({str(error)[:100]})") from None
 
     def _read(self, name: str) -> bytes:
         info = self._members[name]
