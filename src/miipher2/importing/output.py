@@ -15,9 +15,10 @@ from torch import Tensor
 
 from miipher2.atomic_io import fsync, temporary_name
 from miipher2.importing.source import Record
-from miipher2.inference.weights import IMPORTED, WeightsFile
+from miipher2.inference.weights import WeightsFile
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.from_pretrained import load_encoder
+from miipher2.models.pretrained import IMPORTED
 
 ENCODER, ADAPTER, VOCODER = "encoder", "adapter", "vocoder"
 FORMAT = 1

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from miipher2.models.pretrained import licences_of_part
+
 NON_COMMERCIAL = {"mHuBERT-147": "cc-by-nc-sa-4.0"}  # by a part of the encoder's name
 
 
@@ -33,6 +35,8 @@ def licences_of_lineage(lineage: Mapping[str, Any]) -> list[tuple[str, str, bool
     encoder = non_commercial_part(name)
     found = [] if encoder is None else [("encoder", f"{name}: {encoder[1]}", True)]
     for part in ("adapter", "vocoder"):
-        if record := lineage.get(part, {}).get("imported"):
-            found.append((part, record["licence"] or "unknown", bool(record["is_non_commercial"])))
+        record = lineage.get(part, {})
+        for each in licences_of_part(record):
+            started = "" if record.get("imported") else f"started from {each['of']}: "
+            found.append((part, f"{started}{each['licence']}", bool(each["is_non_commercial"])))
     return sorted(found, key=lambda each: not each[2])

@@ -20,6 +20,7 @@ from miipher2.config.paths import folder_or_hub_name
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.encoder.from_pretrained import load_encoder
+from miipher2.models.pretrained import IMPORTED
 from miipher2.models.vocoder.generator import ChunkPosition, Generator
 from miipher2.models.vocoder.registry import load_exported_generator
 
@@ -27,9 +28,8 @@ ENCODER_KEYS = ("hubert_model_name", "hubert_layer", "hubert_revision")
 # Entries of a checkpoint's JSON that describe the training; `sources` is what older ones call `upstream_digests`.
 LINEAGE_KEYS = (
     "stage", "step", "run_id", "saved_at", "sha256", "code", "data_sha256", "upstream_digests", "sources", "parents",
-    "environment",
+    "environment", "licences",
 )  # fmt: skip
-IMPORTED = "imported.json"  # where weights of another project came from, beside them
 
 
 class Vocoder(nn.Module):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from miipher2.config.paths import HUB_NAME, is_hub_name
 # `bundle.json` tells a bundle from a published folder. Each part: file and prefix of the tensors in a bundle, then in
 # what a stage published.
 BUNDLE = "bundle.json"
+IMPORTED = "imported.json"  # where weights of another project came from, beside them
 PARTS = {
     "adapters": (("weights", "adapters."), ("final", "adapters.")),
     "adapter_normaliser": (("weights", "normaliser."), ("final", "normaliser.")),
@@ -34,10 +36,15 @@ class PretrainedWeights:
         key: the configuration key that names it, for messages.
         name: a folder, relative to `root`, or `owner/name[@revision]` on the Hugging Face hub.
 
+    Attributes:
+        licences: of what the weights were made from, as far as it is recorded; see `licences_of_part`.
+
     Raises:
         FileNotFoundError: there is no such folder, or a file in it is missing; says how to make it.
         ValueError: a file is damaged.
     """
+
+    licences: list[dict[str, Any]]
 
     def __init__(self, key: str, name: str, root: Path) -> None:
         self.label = f"{key}={name}"
@@ -125,15 +132,21 @@ class PretrainedWeights:
 
     def _read_bundle(self) -> tuple[dict[str, Any], str | None]:
         description = self._parse(self._existing(BUNDLE), json.loads)
-        return self._section(description, "settings", BUNDLE), _encoder_sha256(description.get("lineage"), "sha256")
+        lineage = description.get("lineage")
+        parts = lineage.values() if isinstance(lineage, dict) else ()
+        self.licences = [each for part in parts for each in licences_of_part(part)]
+        return self._section(description, "settings", BUNDLE), _encoder_sha256(lineage, "sha256")
 
     def _read_published(self) -> tuple[dict[str, Any], str | None]:
         config = self._parse(self._existing("config.yaml"), yaml.safe_load)
-        digest = None
-        for path in (*self._folder.glob("checkpoint_*.json"), self._folder / "imported.json"):
-            if path.is_file() and digest is None:
-                described = self._parse(path, json.loads)
-                digest = _encoder_sha256({"encoder": described.get("upstream_digests") or described}, "encoder")
+        trained = [self._parse(path, json.loads) for path in self._folder.glob("checkpoint_*.json") if path.is_file()]
+        steps = {id(each): each["step"] if type(each.get("step")) is int else -1 for each in trained}
+        newest = max(trained, key=lambda each: steps[id(each)], default={})
+        path = self._folder / IMPORTED
+        imported = self._parse(path, json.loads) if path.is_file() else {}
+        self.licences = licences_of_part({"training": newest, "imported": imported})
+        digests = ({"encoder": each.get("upstream_digests") or each} for each in (newest, imported))
+        digest = next((found for each in digests if (found := _encoder_sha256(each, "encoder")) is not None), None)
         return self._section(config, "model", "config.yaml"), digest
 
     def _parse(self, path: Path, parse: Any) -> dict[str, Any]:
@@ -150,6 +163,39 @@ class PretrainedWeights:
             raise ValueError(f"{self.label}: {self._folder / file} has no section '{key}'")
         section: dict[str, Any] = values[key]
         return section
+
+
+def licences_of_part(part: Any) -> list[dict[str, Any]]:
+    """Return the licences in one part of a lineage: of an import, and of what its training started from.
+
+    Each has `of`, `licence` and `is_non_commercial`.
+    """
+    if not isinstance(part, dict):
+        return []
+    imported, training = part.get("imported") or {}, part.get("training") or {}
+    found = list(training.get("licences", []))
+    if "licence" in imported:
+        of = f"{imported.get('kind')} ({imported.get('file')})"
+        licence = imported["licence"] or "unknown"
+        found.append({"of": of, "licence": licence, "is_non_commercial": bool(imported.get("is_non_commercial"))})
+    return found
+
+
+def licences_of_start(init_from: Mapping[str, str | None], root: Path) -> list[dict[str, Any]]:
+    """Return the licences of the weights that a stage starts from, each once.
+
+    Args:
+        init_from: that section of its configuration.
+
+    Raises:
+        FileNotFoundError, ValueError: as `PretrainedWeights`.
+    """
+    found: list[dict[str, Any]] = []
+    for key, name in init_from.items():
+        if name is not None:
+            licences = PretrainedWeights(f"init_from.{key}", name, root).licences
+            found += [each for each in licences if each not in found]
+    return found
 
 
 def find_weights(name: str, root: Path, label: str | None = None) -> Path:

@@ -25,6 +25,7 @@ from miipher2.config.schema import STAGES, TrainingConfig
 from miipher2.data.dataloader import INITIAL_BATCHES, make_batches, sample_batch
 from miipher2.data.prepared import PreparedData
 from miipher2.models.precision import choose_precision, set_tf32
+from miipher2.models.pretrained import licences_of_start
 from miipher2.tracking.progress import Progress
 from miipher2.tracking.samples import SampleLogger
 from miipher2.tracking.wandb_run import WandbRun, start_wandb
@@ -121,6 +122,7 @@ class Training:
         """Return the training of a stage on prepared data, in its folder below exp/."""
         rank, world_size = distributed.rank(), distributed.world_size()
         batches, validation = make_batches(config, data, rank=rank, world_size=world_size)
+        licences = licences_of_start(asdict(config).get("init_from", {}), ROOT)
         run = Run(
             stage=stage,
             folder=ROOT / "exp" / config.name,
@@ -128,7 +130,7 @@ class Training:
             data_sha256=data.digest,
             upstream_digests=recipe.upstream_digests,
             environment=describe_environment(device, world_size),
-            about=describe_code(ROOT),
+            about=describe_code(ROOT) | ({"licences": licences} if licences else {}),
         )
         return cls(
             config, recipe, run, STAGES[stage].best_metric, batches, validation, partial(sample_batch, config, data)
