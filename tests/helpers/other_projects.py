@@ -87,6 +87,23 @@ class Original:
             },
         }
 
+    def train(self, steps: int = 3) -> torch.optim.AdamW:
+        """Train the layer norms and the adapters with random gradients, as the checkpoint then says; return AdamW."""
+        norms = [
+            f"extractor.model.encoder.layers.{layer}.final_layer_norm.{kind}"
+            for layer in range(LAYERS)
+            for kind in ("weight", "bias")
+        ]
+        self.trained = {name: torch.nn.Parameter(self.state[name].clone()) for name in [*norms, *self.adapters]}
+        optimizer = torch.optim.AdamW(self.trained.values(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.02)
+        for _ in range(steps):
+            for parameter in self.trained.values():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        self.state |= {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+        self.content |= {"model_state_dict": self.state, "optimizer_state_dict": optimizer.state_dict()}
+        return optimizer
+
     def features(self, wave: Tensor) -> Tensor:
         """Return the cleaned features of a wave as the original computes them, padded as we do."""
         hooks = [

@@ -30,6 +30,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--encoder", type=text, metavar="NAME|DIR", help="a folder, or a name on the hub")
     parser.add_argument("--layer", type=whole(1), metavar="N", help="of the encoder, where a file does not tell")
     parser.add_argument(
+        "--optimizer",
+        action="store_true",
+        help="also the optimizer's moments of the adapters, for stage 1 to go on from (not bit for bit)",
+    )
+    parser.add_argument(
         "--check",
         action="store_true",
         help="compare with a TorchScript file's own output; RUNS THE CODE IN THAT FILE, so trust it first",
@@ -54,7 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         sys.stdout.write(f"--check runs the code in {' and '.join(map(str, dict.fromkeys(files)))}\n")
         sys.stdout.flush()
-    sources = Sources(arguments.adapter, arguments.vocoder, arguments.encoder, arguments.layer, arguments.check)
+    sources = Sources(
+        arguments.adapter,
+        arguments.vocoder,
+        arguments.encoder,
+        arguments.layer,
+        has_optimizer=arguments.optimizer,
+        is_checked=arguments.check,
+    )
     described = import_weights(arguments.folder, sources, ROOT)
     for part in ("adapter", "vocoder"):
         if part in described:

@@ -10,20 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from miipher2.importing.encoder import save_hubert, take_hubert
 from miipher2.importing.source import Record, SourceTensors, describe, value_at
-from miipher2.importing.torch_file import SourceError
+from miipher2.importing.torch_file import SourceError, StoredTensor
 from miipher2.inference.licences import licence_of
 
 MODEL, OPTIMIZER = "model_state_dict", "optimizer_state_dict"
 # The extractor's name for its HuBERT, and before July 2025.
 HUBERT_PREFIXES = ("extractor.model.", "extractor.hubert.")
+KINDS = ("weight", "bias")
 PARTS = {"ff.0": "norm", "ff.1": "down", "ff.3": "up"}
 # Tensors that the optimizer of today's wiring has for each layer (2 of its layer norm, 6 of its adapter), and that of
 # the wiring before 2025-06-19, where adapters came after a layer.
 PARALLEL, SERIAL = 8, 6
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MAX_UPDATES = 2**24  # which AdamW counts in float32
 
 
 @dataclass
@@ -104,6 +108,73 @@ def import_adapter(path: Path, content: Any, sha256: str, encoder: str | None) -
             "(from 2025-06-19 on, as here) or after the layers"
         )
     return ImportedAdapter(adapters, layer, hidden_dim, dim, partial(save_hubert, hubert), record)
+
+
+def add_moments(path: Path, content: Any, imported: ImportedAdapter) -> None:
+    """Add the optimizer's moments of the adapters to what is imported from a checkpoint.
+
+    Raises:
+        SourceError: it has none, or they are not AdamW's for these adapters.
+    """
+    if not is_adapter(content) or not isinstance(state := value_at(content, f"{OPTIMIZER}.state"), dict) or not state:
+        raise SourceError(
+            f"{path}: --optimizer: has no {OPTIMIZER} with moments; should be a checkpoint of the original Miipher-2 "
+            "code, as its training wrote it"
+        )
+    groups = content[OPTIMIZER]["param_groups"]
+    numbers = [number for group in groups for number in group["params"]]
+    if numbers != list(range(PARALLEL * imported.layer)):
+        raise SourceError(
+            f"{path}: {OPTIMIZER} does not number its tensors from 0 to {PARALLEL * imported.layer - 1}, by which they "
+            "are told apart"
+        )
+    # The layer norms first, two tensors each, then the adapters, six each.
+    names = {2 * imported.layer + place: name for place, name in enumerate(_adapter_names(imported.layer))}
+    parts: dict[str, Any] = {}
+    counts = set()
+    for number, name in names.items():
+        entry = state.get(number)
+        if not isinstance(entry, dict) or entry.keys() != {"step", *MOMENTS}:
+            found = sorted(map(str, entry)) if isinstance(entry, dict) else describe(entry)
+            raise SourceError(f"{path}: {OPTIMIZER}.state.{number} is {found}; should be step, exp_avg and exp_avg_sq")
+        counts.add(_count(path, number, entry["step"]))
+        parts |= {f"{moment}.{name}": entry[moment] for moment in MOMENTS}
+    if len(counts) != 1:
+        raise SourceError(
+            f"{path}: {OPTIMIZER} has had {sorted(counts)} updates; should have had as many of each tensor"
+        )
+    (updates,) = counts
+    tensors = SourceTensors(path, parts, OPTIMIZER)
+    for name in parts:
+        moment = tensors.take(name, imported.tensors[f"adapters.{name.partition('.')[2]}"].shape)
+        if name.startswith("exp_avg_sq") and bool((moment < 0).any()):
+            raise SourceError(f"{path}: {OPTIMIZER}: {name} holds values below 0; should be a mean of squares")
+        imported.tensors[f"optimizer.{name}"] = moment
+    imported.tensors["optimizer.updates"] = torch.tensor(updates)
+    others = imported.record.left_out["entries of the checkpoint beside the model"]
+    others.remove(OPTIMIZER)
+    frozen = [f"{OPTIMIZER}.state.{number}" for number in state if number not in names]
+    imported.record.left_out["moments of layer norms, which stay as they are here"] = frozen
+    settings = ", ".join(f"{key}={str(groups[0].get(key))[:40]}" for key in ("lr", "betas", "eps", "weight_decay"))
+    imported.record.not_exact.append(
+        f"the optimizer's moments of {updates} updates ({settings}) are those of a loss on another scale: stage 1 goes "
+        "on from them, but not bit for bit, and should warm up"
+    )
+
+
+def _adapter_names(layers: int) -> list[str]:
+    """Return our names of the adapters' tensors in the order of the source's optimizer."""
+    return [f"{number}.{part}.{kind}" for number in range(layers) for part in PARTS.values() for kind in KINDS]
+
+
+def _count(path: Path, number: int, step: Any) -> int:
+    """Return how many updates a tensor has had."""
+    count = float(step.read()) if isinstance(step, StoredTensor) and step.shape == () else step
+    if type(count) not in (int, float) or not 0 < count <= MAX_UPDATES or count != int(count):
+        raise SourceError(
+            f"{path}: {OPTIMIZER}.state.{number}.step is {describe(count)}; should be a number of updates"
+        )
+    return int(count)
 
 
 def _prefix(tensors: SourceTensors) -> str:

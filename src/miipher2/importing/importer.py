@@ -10,7 +10,7 @@ import torch
 
 from miipher2.atomic_io import sha256_of
 from miipher2.config.paths import folder_or_hub_name
-from miipher2.importing.adapter import ImportedAdapter, import_adapter, is_adapter
+from miipher2.importing.adapter import ImportedAdapter, add_moments, import_adapter, is_adapter
 from miipher2.importing.check import check_decoder, check_encoder
 from miipher2.importing.encoder import check_layer, read_config
 from miipher2.importing.hifigan import import_hifigan, is_hifigan
@@ -43,6 +43,7 @@ class Sources:
         adapter, vocoder: files of other projects; at least one.
         encoder: folder or hub name; None for the one that the files name.
         layer: of the encoder; None for the one that the files name.
+        has_optimizer: the optimizer's moments of the adapters too.
         is_checked: compare with TorchScript programs among the files, whose code is run for it.
     """
 
@@ -50,6 +51,7 @@ class Sources:
     vocoder: Path | None
     encoder: str | None
     layer: int | None
+    has_optimizer: bool = False
     is_checked: bool = False
 
 
@@ -72,6 +74,11 @@ def import_weights(out: Path, sources: Sources, root: Path) -> dict[str, Any]:
     if sources.is_checked and not programs:
         raise ValueError(f"--check: compares with a TorchScript program; {files[0]} is none")
     adapter = None if sources.adapter is None else _read_adapter(sources.adapter, contents[sources.adapter], encoder)
+    if sources.has_optimizer:
+        if adapter is None:
+            raise ValueError("--optimizer: is for adapters; should come with --adapter")
+        assert sources.adapter is not None
+        add_moments(sources.adapter, contents[sources.adapter], adapter)
     vocoder = None if sources.vocoder is None else _read_vocoder(sources.vocoder, contents[sources.vocoder])
     layer = _choose_layer(sources, adapter, vocoder)
     if adapter is not None:

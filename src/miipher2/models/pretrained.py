@@ -20,11 +20,13 @@ BUNDLE = "bundle.json"
 IMPORTED = "imported.json"  # where weights of another project came from, beside them
 PARTS = {
     "adapters": (("weights", "adapters."), ("final", "adapters.")),
+    "adapter_optimizer": (("weights", "optimizer."), ("final", "optimizer.")),  # of an import with --optimizer
     "adapter_normaliser": (("weights", "normaliser."), ("final", "normaliser.")),
     "generator": (("weights", "vocoder.generator."), ("final", "generator.")),
     "vocoder_normaliser": (("weights", "vocoder.normaliser."), ("final", "normaliser.")),
     "discriminators": (("discriminators", ""), ("discriminators", "")),
 }
+OPTIONAL = {"adapter_optimizer"}  # a file may lack it
 # Of a hub repository; its checkpoints, pictures and audio are left there.
 FILES = ["*.json", "*.yaml", "weights.safetensors", "final.safetensors", "discriminators.safetensors", "encoder/*"]
 
@@ -74,9 +76,9 @@ class PretrainedWeights:
         except SafetensorError as error:
             raise ValueError(f"{self.label}: {path} is damaged ({error}); {self._remedy()}") from None
         found = []
-        for _, prefix in places:
+        for name, (_, prefix) in zip(parts, places, strict=True):
             part = {key.removeprefix(prefix): each.float() for key, each in tensors.items() if key.startswith(prefix)}
-            if not part:
+            if not part and name not in OPTIONAL:
                 raise ValueError(f"{self.label}: {path} has no tensors under '{prefix}'; is it of the right stage?")
             found.append(part)
         return found, hashlib.sha256(data).hexdigest()

@@ -64,12 +64,13 @@ class AdapterRecipe:
         """Build the recipe that a stage's configuration describes, with the weights that `init_from` names."""
         encoder = make_encoder(config.model, root)
         normaliser = FeatureNormaliser(encoder.dim)
-        init_digests = start_adapters(config, encoder, root, normaliser)
         encoder.to(device)
+        optimizer = make_optimizer("adapter", encoder.adapters.named_parameters(), config.optim)
+        init_digests = start_adapters(config, encoder, root, normaliser, optimizer)
         return cls(
             encoder,
             normaliser.to(device),
-            make_optimizer("adapter", encoder.adapters.named_parameters(), config.optim),
+            optimizer,
             loss_weights=asdict(config.loss),
             precision=config.precision,
             init_digests=init_digests,

@@ -85,6 +85,10 @@ class NetworkOptimizer:
     Args:
         finite: shared by the networks of a recipe, so that one that is not finite stops all; None: its own.
 
+    Attributes:
+        updates: that this network has had here.
+        earlier_updates: that AdamW's moments have had elsewhere; see `take_over`.
+
     Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), torch.optim.AdamW, fused on every device.
     """
 
@@ -105,7 +109,7 @@ class NetworkOptimizer:
             raise ValueError(f"{name}: there is no parameter to train")
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
-        self.updates = 0
+        self.updates = self.earlier_updates = 0
         self.finite = finite or FiniteCheck(next(iter(self.parameters.values())).device)
         self.adamw: Any = torch.optim.AdamW(
             list(self.parameters.values()), lr=schedule(0), betas=betas, weight_decay=weight_decay, fused=True
@@ -168,7 +172,7 @@ class NetworkOptimizer:
             NonFiniteError: a loss or gradient was not finite; no run could be resumed from such a state.
         """
         self.finite.raise_if_not_finite()
-        state, count = self.adamw.state, torch.tensor(float(self.updates))  # AdamW counts per parameter, on the device
+        state, count = self.adamw.state, torch.tensor(float(self._count))  # AdamW counts per parameter, on the device
         return {
             name: {**state[parameter], "step": count.clone()}
             for name, parameter in self.parameters.items()
@@ -176,8 +180,26 @@ class NetworkOptimizer:
         }
 
     def schedule_state(self) -> dict[str, Any]:
-        """Return how many updates this network has had."""
-        return {"updates": self.updates}
+        """Return how many updates this network has had, here and, where its moments came from elsewhere, there."""
+        return {"updates": self.updates} | ({"earlier_updates": self.earlier_updates} if self.earlier_updates else {})
+
+    def take_over(self, moments: dict[str, dict[str, Tensor]], updates: int) -> None:
+        """Start from moments of another training of the same network; the schedule starts at its beginning.
+
+        Args:
+            moments: `exp_avg` and `exp_avg_sq` by parameter name.
+            updates: that they have had.
+
+        Raises:
+            ValueError: as `load`; nothing was changed.
+        """
+        count = torch.tensor(float(updates))
+        optimizer = {name: {**each, "step": count.clone()} for name, each in moments.items()}
+        self.load(optimizer, {"updates": 0, "earlier_updates": updates})
+
+    @property
+    def _count(self) -> int:
+        return self.updates + self.earlier_updates
 
     def load(self, optimizer: dict[str, Any], schedule: dict[str, Any]) -> None:
         """Load the states of `optimizer_state` and `schedule_state`.
@@ -185,8 +207,9 @@ class NetworkOptimizer:
         Raises:
             ValueError: an entry is missing, unexpected or of another shape, or counts disagree; nothing was changed.
         """
-        updates = schedule["updates"]
-        odd = sorted(set(optimizer) ^ (set(self.parameters) if updates else set()))
+        updates, earlier_updates = schedule["updates"], schedule.get("earlier_updates", 0)
+        total = updates + earlier_updates
+        odd = sorted(set(optimizer) ^ (set(self.parameters) if total else set()))
         if odd:
             raise ValueError(
                 f"optimizer of {self.name}: {len(odd)} entries do not match the parameters, such as {odd[0]}"
@@ -198,9 +221,9 @@ class NetworkOptimizer:
             found = {moment: (value.dtype, value.shape) for moment, value in entry.items()}
             if found != expected:
                 raise ValueError(f"optimizer of {self.name}: {name} has {found}; should have {expected}")
-            if (counted := float(entry["step"])) != float(torch.tensor(float(updates))):
-                raise ValueError(f"optimizer of {self.name}: {name} has had {counted:.0f} updates, not {updates}")
+            if (counted := float(entry["step"])) != float(torch.tensor(float(total))):
+                raise ValueError(f"optimizer of {self.name}: {name} has had {counted:.0f} updates, not {total}")
         indexed = {index: optimizer[name] for index, name in enumerate(self.parameters) if name in optimizer}
         groups = self.adamw.state_dict()["param_groups"]
         self.adamw.load_state_dict({"state": indexed, "param_groups": groups})
-        self.updates = updates
+        self.updates, self.earlier_updates = updates, earlier_updates
