@@ -65,8 +65,9 @@ def import_hifigan(path: Path, content: Any, sha256: str) -> ImportedVocoder:
         record.is_non_commercial = record.step == RELEASED_STEP
         record.licence = RELEASED_LICENCE if record.is_non_commercial else OWN_LICENCE
         record.not_exact.append(
-            "its conformer layers attend to windows (restore's --window-seconds), not to a whole recording; trained "
-            "on, they have no dropout, and their batch norms stay as they are"
+            "its conformer layers attend to windows (restore's --window-seconds) of the recording with its mirror "
+            "image at both ends, not to all of the recording alone; trained on, they have no dropout, and their batch "
+            "norms stay as they are"
         )
     return ImportedVocoder(
         weights,
