@@ -57,8 +57,8 @@ class MaskedPredictionRecipe:
         self.upstream_digests: dict[str, str] = {}
         self.front_end: LogMelFrontEnd = log_mel_front_end(model.config).to(device)
         dim, stacked = model.config.hidden_size, self.front_end.mels * 2
-        mel_heads = nn.ModuleList(nn.Linear(dim, stacked) for _ in model.encoder.layers)
-        self.heads = nn.ModuleDict({"units": nn.Linear(dim, units), "mel": mel_heads}).to(device)
+        self.mel_heads = nn.ModuleList(nn.Linear(dim, stacked) for _ in model.encoder.layers)
+        self.heads = nn.ModuleDict({"units": nn.Linear(dim, units), "mel": self.mel_heads}).to(device)
         self.centres = torch.zeros(units, CEPSTRA, device=device)
         self.dct = create_dct(CEPSTRA, self.front_end.mels, "ortho").to(device)
         trained = [*_prefixed("model", model), *_prefixed("heads", self.heads)]
@@ -158,7 +158,7 @@ class MaskedPredictionRecipe:
             hidden, _ = self.model.feature_projection(visible)
             layers = self._encode(hidden, None if bool(valid.all()) else valid)
         loss_units = F.cross_entropy(self.heads["units"](layers[-1][masked]), units[masked])
-        errors = [(head(layer) - target).abs().mean(-1) for head, layer in zip(self.heads["mel"], layers, strict=True)]
+        errors = [(head(layer) - target).abs().mean(-1) for head, layer in zip(self.mel_heads, layers, strict=True)]
         error = torch.stack(errors).mean(0)
         total = self.loss["units"] * loss_units + self.loss["mel"] * (error[valid].mean() + error[masked].mean())
         return {"loss": total, "units": loss_units, "mel": errors[-1][valid].mean()}
