@@ -148,7 +148,7 @@ def test_full_size_has_the_parameters_of_the_paper_at_fifty_frames() -> None:
         ({"window_frames": 1}, "window_frames=1 are 320 samples at sample_rate_hz=16000; should be 2 frames or more"),
         ({"sample_rate_hz": 22_050, "window_frames": 3}, "window_frames=3 are 1323 samples"),
         ({"sample_rate_hz": 16_010}, "sample_rate_hz=16010; should be a multiple of 50"),
-        ({"kind": "wavefit"}, "model.generator.kind=wavefit: should be one of hifigan, vocos"),
+        ({"kind": "wavefit"}, "model.generator.kind=wavefit: should be one of hifigan, conformer_hifigan, vocos"),
     ],
 )
 def test_arguments_that_do_not_fit_are_an_error(changes: dict, text: str) -> None:
