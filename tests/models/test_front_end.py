@@ -96,6 +96,7 @@ def test_constants_keep_what_a_layer_norm_divides_out() -> None:
         ({"normalise": "fixed", "mean": [1.0, 2.0], "std": 1.0}, r"mean has \(2,\) values"),
         ({"normalise": "fixed", "mean": 1.0, "std": 0.0}, "should be greater than 0"),
         ({"shift_samples": 121}, "should be from -120 to 120"),
+        ({"constants": -1}, "should be 0 or more"),
     ],
 )
 def test_unfit_settings_are_named(settings: dict, text: str) -> None:

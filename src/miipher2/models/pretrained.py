@@ -142,8 +142,7 @@ class PretrainedWeights:
     def _read_published(self) -> tuple[dict[str, Any], str | None]:
         config = self._parse(self._existing("config.yaml"), yaml.safe_load)
         trained = [self._parse(path, json.loads) for path in self._folder.glob("checkpoint_*.json") if path.is_file()]
-        steps = {id(each): each["step"] if type(each.get("step")) is int else -1 for each in trained}
-        newest = max(trained, key=lambda each: steps[id(each)], default={})
+        newest = max(trained, key=lambda each: each["step"] if type(each.get("step")) is int else -1, default={})
         path = self._folder / IMPORTED
         imported = self._parse(path, json.loads) if path.is_file() else {}
         self.licences = licences_of_part({"training": newest, "imported": imported})

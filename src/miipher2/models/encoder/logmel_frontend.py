@@ -57,8 +57,8 @@ class LogMelFrontEnd(nn.Module):
         shift_samples: how much later than centred on its 10 ms each frame is taken, at 16 kHz.
 
     Raises:
-        ValueError: `normalise` is neither, `mean` and `std` do not go with it, or have another number of bands, or the
-            shift leads out of what a frame sees.
+        ValueError: `normalise` is neither, `mean` and `std` do not go with it, or have another number of bands, the
+            shift leads out of what a frame sees, or `constants` is negative.
     """
 
     context_samples = HOP_SAMPLES  # on each side; frames depend on up to 240 more values, but whole frames are simpler
@@ -80,6 +80,8 @@ class LogMelFrontEnd(nn.Module):
         super().__init__()
         if not -MARGIN <= shift_samples <= MARGIN:
             raise ValueError(f"shift_samples={shift_samples}; should be from -{MARGIN} to {MARGIN}")
+        if constants < 0:
+            raise ValueError(f"constants={constants}; should be 0 or more")
         # 400 values every 160: 120 more on each side make 1 s exactly 100 frames.
         self.padding = (MARGIN - shift_samples, MARGIN + shift_samples)
         if normalise not in ("utterance", "fixed"):
