@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchaudio.functional import create_dct
 
 from miipher2.config.schema import MaskedPredictionConfig, OptimConfig
+from miipher2.models.encoder.encoder import layer_outputs
 from miipher2.models.encoder.logmel_frontend import LogMelFrontEnd, log_mel_front_end
 from miipher2.models.encoder.mini import build_mini_encoder
 from miipher2.recipes.components import check_names, make_optimizer, named, under
@@ -156,28 +157,14 @@ class MaskedPredictionRecipe:
         visible = self.front_end(batch["degraded"].to(self.device)).masked_fill(masked[..., None], 0)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             hidden, _ = self.model.feature_projection(visible)
-            layers = self._encode(hidden, None if bool(valid.all()) else valid)
+            numbers = range(1, len(self.mel_heads) + 1)
+            outputs = layer_outputs(self.model.encoder, numbers, hidden, None if bool(valid.all()) else valid)
+        layers = [output.float() for output in outputs]
         loss_units = F.cross_entropy(self.heads["units"](layers[-1][masked]), units[masked])
         errors = [(head(layer) - target).abs().mean(-1) for head, layer in zip(self.mel_heads, layers, strict=True)]
         error = torch.stack(errors).mean(0)
         total = self.loss["units"] * loss_units + self.loss["mel"] * (error[valid].mean() + error[masked].mean())
         return {"loss": total, "units": loss_units, "mel": errors[-1][valid].mean()}
-
-    def _encode(
-        self, hidden: Float[Tensor, "batch frame dim"], valid: Bool[Tensor, "batch frame"] | None
-    ) -> list[Float[Tensor, "batch frame dim"]]:
-        """Return the output of every layer."""
-        outputs: list[Tensor] = []
-        hooks = [
-            layer.register_forward_hook(lambda _, __, output: outputs.append(output.float()))
-            for layer in self.model.encoder.layers
-        ]
-        try:
-            self.model.encoder(hidden, attention_mask=valid)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return outputs
 
     def _standardised(self, waves: Float[Tensor, "batch time"]) -> Float[Tensor, "batch half_frame mel"]:
         return (self.front_end.log_mel(waves) - self.front_end.mean) / self.front_end.std

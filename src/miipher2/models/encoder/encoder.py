@@ -158,17 +158,7 @@ class SpeechEncoder(nn.Module):
         self, hidden: Float[Tensor, "batch frame hidden_dim"], valid: Bool[Tensor, "batch frame"] | None = None
     ) -> Float[Tensor, "batch frame dim"]:
         """Return the outputs of `layers`, side by side, with the adapters as they are."""
-        outputs: list[Tensor] = []
-
-        def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
-            outputs.append(output[0] if isinstance(output, tuple) else output)  # WavLM adds its position bias
-
-        hooks = [self.encoder.layers[number - 1].register_forward_hook(keep) for number in self.layers]
-        try:
-            self.encoder(hidden, attention_mask=valid)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        outputs = layer_outputs(self.encoder, self.layers, hidden, valid)
         return torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
 
     def forward(
@@ -199,6 +189,27 @@ class SpeechEncoder(nn.Module):
         finally:
             for block in blocks:
                 block.strength = 0.0
+
+
+def layer_outputs(
+    encoder: Any,
+    layers: Sequence[int],
+    hidden: Float[Tensor, "batch frame hidden_dim"],
+    valid: Bool[Tensor, "batch frame"] | None,
+) -> list[Float[Tensor, "batch frame hidden_dim"]]:
+    """Run a model's layers and return the outputs of some, which are numbered from 1."""
+    outputs: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)  # WavLM adds its position bias
+
+    hooks = [encoder.layers[number - 1].register_forward_hook(keep) for number in layers]
+    try:
+        encoder(hidden, attention_mask=valid)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs
 
 
 def _are_all_valid(valid_frames: Int[Tensor, " batch"], frames: int) -> bool:
