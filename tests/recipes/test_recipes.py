@@ -191,6 +191,9 @@ def test_pre_training_of_the_mini_encoder_learns_and_its_encoder_loads(tmp_path:
     config = load_config(composed, "pretrain_ssl", MaskedPredictionConfig)
     torch.manual_seed(0)
     recipe = MaskedPredictionRecipe.from_config(config, CPU, ROOT)
+    frames = torch.randn(1, 7, 16)
+    untrained = recipe.model.encoder(frames).last_hidden_state
+    torch.testing.assert_close(untrained, torch.nn.functional.layer_norm(frames, (16,)))
     recipe.initialise([batch(seed) for seed in range(3)])
     first = float(recipe.validate(batch())["valid/loss"])
     for step in range(120):

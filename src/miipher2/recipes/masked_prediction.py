@@ -73,6 +73,7 @@ class MaskedPredictionRecipe:
         model = build_mini_encoder(
             **numbers, mean=[0.0] * config.model.mels, std=[1.0] * config.model.mels, mirror=True
         )
+        zero_residual_branches(model.encoder)
         return cls(
             model,
             units,
@@ -175,6 +176,21 @@ class MaskedPredictionRecipe:
 
     def _units(self, mel: Float[Tensor, "batch half_frame mel"]) -> Int[Tensor, "batch frame"]:
         return torch.cdist(self._cepstra(mel), self.centres[None]).argmin(-1)
+
+
+@torch.no_grad()
+def zero_residual_branches(encoder: Any) -> None:
+    """Make each layer of an untrained conformer pass its input on, so that it starts from what the front end knows.
+
+    Drawn branches outweigh it, the convolution's above all, and deep layers would have to learn the log-mel anew.
+
+    Source: the zero-initialised residual blocks of Goyal et al. 2017 (arXiv:1706.02677), section 5.1.
+    """
+    for layer in encoder.layers:
+        attention, convolution = layer.self_attn.linear_out, layer.conv_module.pointwise_conv2
+        for last in (layer.ffn1.output_dense, attention, convolution, layer.ffn2.output_dense):
+            for parameter in last.parameters():
+                parameter.zero_()
 
 
 def draw_mask(
