@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_harmonic import DIM, RATES, new_harmonic, numbers
 
-from miipher2.models.vocoder.generator import ChunkPosition
+from miipher2.models.vocoder.generator import ChunkPosition, FitExample
 from miipher2.models.vocoder.harmonic_vocos import MAX_HARMONIC, MAX_LOG_GAIN, NOISE_FRAMES, HarmonicVocos, Pitch
 from miipher2.models.vocoder.pitch import MAX_PITCH_HZ, MIN_PITCH_HZ, estimate_pitch
 from miipher2.models.vocoder.registry import build_generator, load_exported_generator
@@ -143,10 +143,71 @@ def test_exported_weights_give_the_same_wave_and_stay_trainable() -> None:
     assert all(parameter.grad is not None for parameter in trained.parameters())
 
 
-def test_it_can_be_built_on_the_meta_device() -> None:
+def shaped_noise(rate_hz: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two recordings of noise whose level and slope vary, and features that say how, and more."""
+    chance = torch.Generator().manual_seed(0)
+    level, tilt = (
+        torch.nn.functional.interpolate(torch.randn(2, 1, frames // 10, generator=chance), frames, mode="linear")[:, 0]
+        for _ in range(2)
+    )
+    samples = frames * rate_hz // 50
+    noise = torch.randn(2, samples, generator=chance)
+    smooth = 0.5 * (noise + noise.roll(1, 1))
+    level, mix = (each.repeat_interleave(rate_hz // 50, 1) for each in (level, tilt.sigmoid()))
+    wave = 0.03 * level.exp() * (mix * noise + (1 - mix) * smooth)
+    features = torch.stack([level[:, :: rate_hz // 50], tilt], -1)
+    return torch.cat([features, torch.randn(2, frames, DIM - 2, generator=chance)], -1), wave
+
+
+@pytest.mark.parametrize("rate_hz", RATES)
+def test_fitted_envelope_gives_noise_the_level_and_spectrum_of_the_target(rate_hz: int) -> None:
+    torch.manual_seed(0)
+    generator = HarmonicVocos(**numbers(rate_hz, envelope_mels=20)).eval()
+    features, wave = shaped_noise(rate_hz, 200)
+    valid = torch.ones(2, 200, dtype=torch.bool)
+    valid[1, 150:] = False
+    broken = wave.clone()
+    broken[1, 151 * rate_hz // 50 :] = 1e3  # not valid, so that it must not count
+    generator.fit([FitExample(features, broken, valid)])
+    predicted, measured = generator.predict_envelope(features), generator._measure_envelope(wave)
+    assert float((measured - measured.mean((0, 1))).abs().mean()) > 0.5
+    assert float((predicted.detach() - measured).abs().mean()) < 0.3  # most of it is the chance of the noise itself
+    torch.nn.init.zeros_(generator.last.weight)
+    torch.nn.init.zeros_(generator.last.bias)
+    generator.last.bias.data.view(2, 3, -1)[:, 0] = -50  # no pulses: what is left is noise through the envelope
+    again = generator._measure_envelope(generator(features))
+    assert abs(float((again - measured).mean())) < 0.1
+    assert float((again - measured).mean((0, 1)).abs().max()) < 0.3
+
+
+def test_fit_on_frames_that_are_all_alike_stays_finite() -> None:
+    generator = HarmonicVocos(**numbers(16_000, envelope_mels=20))
+    generator.fit([FitExample(torch.zeros(1, 9, DIM), torch.zeros(1, 9 * 320), torch.ones(1, 9, dtype=torch.bool))])
+    assert generator.predict_envelope(torch.randn(1, 3, DIM)).isfinite().all()
+
+
+def test_training_may_take_the_predicted_pitch_and_learns_the_envelope() -> None:
+    generator = HarmonicVocos(**numbers(16_000, envelope_mels=20))
+    features, wave = shaped_noise(16_000, 40)
+    first = torch.tensor([3, 77])
+    output, loss = generator.training_forward(features, wave, first, predicted_pitch=True)
+    assert torch.equal(output, generator.forward_chunk(features, ChunkPosition(first, torch.zeros(2))))
+    assert not torch.equal(output, generator.training_forward(features, wave, first)[0])
+    loss.backward()
+    assert generator.envelope.weight.grad.abs().max() > 0
+
+
+def test_too_many_bands_are_refused() -> None:
+    with pytest.raises(ValueError, match="envelope_mels=400; should be fewer"):
+        HarmonicVocos(**numbers(16_000, envelope_mels=400))
+
+
+@pytest.mark.parametrize("envelope_mels", [None, 80])
+def test_it_can_be_built_on_the_meta_device(envelope_mels: int | None) -> None:
     with torch.device("meta"):
         generator = build_generator(
-            kind="harmonic_vocos", **numbers(24_000, channels=256, hidden_channels=768, blocks=6)
+            kind="harmonic_vocos",
+            **numbers(24_000, channels=256, hidden_channels=768, blocks=6, envelope_mels=envelope_mels),
         )
     assert generator.last.weight.is_meta
     assert generator.context_frames == 3 * 7 + 2

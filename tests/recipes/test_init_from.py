@@ -124,6 +124,19 @@ def test_every_stage_starts_from_a_bundle(encoder_folder: Path, tmp_path: Path, 
     assert set(three.upstream_digests) == {"encoder", "adapter", "vocoder"}
 
 
+def test_weights_published_before_a_setting_existed_can_be_started_from(encoder_folder: Path, tmp_path: Path) -> None:
+    older = [word for word in HARMONIC if "envelope_mels" not in word] + ["model.generator.envelope_mels=null"]
+    second = publish_vocoder(encoder_folder, tmp_path / "vocoder", *older)
+    config = tmp_path / "vocoder/config.yaml"
+    text = config.read_text()
+    assert "    envelope_mels: null\n" in text
+    config.write_text(text.replace("    envelope_mels: null\n", ""))
+    third = start_vocoder(encoder_folder, f"init_from.vocoder={tmp_path / 'vocoder'}", *older)
+    assert not changed(second.export()["final"], third.export()["final"])
+    with pytest.raises(ValueError, match=r"was trained with model\.generator="):
+        start_vocoder(encoder_folder, f"init_from.vocoder={tmp_path / 'vocoder'}", *HARMONIC)
+
+
 def test_discriminators_that_are_missing_start_fresh_and_the_log_says_so(
     encoder_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

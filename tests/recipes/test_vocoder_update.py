@@ -8,6 +8,7 @@ import torch
 from tiny_recipes import HARMONIC, VOCOS, batch, changed, copied, flat, vocoder
 from torch import Tensor, nn
 
+from miipher2.models.vocoder.harmonic_vocos import HarmonicVocos
 from miipher2.recipes.vocoder import VocoderRecipe
 from miipher2.training.losses import discriminator_loss, feature_matching_loss, generator_adversarial_loss
 from miipher2.training.optimizer import NonFiniteError
@@ -37,6 +38,36 @@ def test_every_parameter_of_both_networks_changes_and_the_encoder_does_not(
     assert changed(before, parameters_of(recipe)) == set(before)
     assert not changed(frozen, dict(recipe.encoder.state_dict()))
     assert all(parameter.grad is None for parameter in parameters_of(recipe).values())
+
+
+def test_what_a_generator_has_in_closed_form_is_fitted_before_training(encoder_folder: Path) -> None:
+    fresh = vocoder(encoder_folder, "ema_decay=0.9", *HARMONIC)
+    drawn = copied(dict(fresh.generator.state_dict()))
+    fresh.initialise(iter([batch(), batch(1)]))
+    assert changed(drawn, dict(fresh.generator.state_dict())) == {"envelope.weight", "envelope.bias"}
+    assert not changed(dict(fresh.generator.state_dict()), dict(fresh._exported_generator().state_dict()))
+
+
+def test_mel_distance_is_the_mean_over_windows(encoder_folder: Path) -> None:
+    each = [
+        ready(encoder_folder, f"loss.mel_windows={windows}").update(batch(), 0)["generator/mel"]
+        for windows in ("[256]", "[1024]", "[256,1024]", "null")
+    ]
+    assert float(each[0]) != float(each[1])
+    torch.testing.assert_close(each[2], (each[0] + each[1]) / 2)
+    assert torch.equal(each[3], ready(encoder_folder).update(batch(), 0)["generator/mel"])
+
+
+@pytest.mark.parametrize(("pitch", "is_predicted"), [("null", False), ("target", False), ("predicted", True)])
+def test_a_harmonic_generator_trains_at_the_pitch_that_is_asked_for(
+    encoder_folder: Path, pitch: str, is_predicted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, asked = ready(encoder_folder, f"loss.pitch={pitch}", *HARMONIC), []
+    assert isinstance(recipe.generator, HarmonicVocos)
+    predict = recipe.generator.predict_pitch
+    monkeypatch.setattr(recipe.generator, "predict_pitch", lambda features: asked.append(1) or predict(features))
+    recipe.update(batch(), 0)
+    assert bool(asked) == is_predicted
 
 
 @pytest.mark.parametrize("idle", ["generator_optimizer", "discriminator_optimizer"])

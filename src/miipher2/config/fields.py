@@ -66,6 +66,12 @@ def all_positive(default: Any = MISSING) -> Any:
     )
 
 
+def all_at_least(low: int | float, default: Any = MISSING) -> Any:
+    """Declare a non-empty list of numbers of at least `low`."""
+    expected = f"should list numbers of at least {low:g}"
+    return _checked(default, lambda values: None if values and all(value >= low for value in values) else expected)
+
+
 def share(default: Any = MISSING) -> Any:
     """Declare a number from 0 to 1."""
     return _checked(default, lambda value: None if 0 <= value <= 1 else "should be from 0 to 1")

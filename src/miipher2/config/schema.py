@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from miipher2.config.fields import (
     Section,
+    all_at_least,
     all_positive,
     any_seed,
     at_least,
@@ -128,6 +129,7 @@ class HarmonicVocosConfig(GeneratorConfig):
     channels: int = positive()
     hidden_channels: int = positive()
     blocks: int = positive()
+    envelope_mels: int | None = positive(None)  # null: the blocks make the whole of the filters
 
 
 @dataclass
@@ -266,6 +268,8 @@ class VocoderLossConfig(Section):
     feature_matching: float = at_least(0)
     adversarial: float = at_least(0)
     adversarial_from_step: int = at_least(0)  # before it only the generator trains, on the mel distance alone
+    mel_windows: list[int] | None = all_at_least(32, None)  # in samples; null: one of 40 ms or more, as in HiFi-GAN
+    pitch: str | None = one_of("target", "predicted", default=None)  # of a harmonic generator; null: the target's
 
 
 @dataclass

@@ -91,7 +91,7 @@ class PretrainedWeights:
         """
         for setting, value in wanted.items():
             found = self.settings.get(setting)
-            if found != value:
+            if _without_nulls(found) != _without_nulls(value):
                 raise ValueError(f"{self.label} was trained with model.{setting}={found}; this stage has {value}")
 
     def check_encoder(self, model: Any, digest: str) -> None:
@@ -164,6 +164,11 @@ class PretrainedWeights:
             raise ValueError(f"{self.label}: {self._folder / file} has no section '{key}'")
         section: dict[str, Any] = values[key]
         return section
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return settings without those that are off, which older weights do not name."""
+    return {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
 
 
 def licences_of_part(part: Any) -> list[dict[str, Any]]:

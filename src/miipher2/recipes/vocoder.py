@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from miipher2.audio.spectrogram import MELS
 from miipher2.config.schema import VocoderConfig, VocoderLossConfig
 from miipher2.config.schema_data import FRAMES_PER_SECOND
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.feature_norm import FeatureNormaliser
 from miipher2.models.pretrained import PretrainedWeights
 from miipher2.models.vocoder.discriminators import Discriminators
-from miipher2.models.vocoder.generator import Generator
+from miipher2.models.vocoder.generator import FitExample, Generator
 from miipher2.models.vocoder.registry import build_generator
 from miipher2.recipes.components import (
     check_names,
@@ -27,6 +28,7 @@ from miipher2.recipes.components import (
     under,
 )
 from miipher2.recipes.init_from import fitting, start_adapters
+from miipher2.training import distributed
 from miipher2.training.ema import ExponentialMovingAverage
 from miipher2.training.losses import (
     MelDistance,
@@ -92,7 +94,14 @@ class VocoderRecipe:
         if self.bf16:
             encoder.cast_frozen_weights(torch.bfloat16)
         self.device = next(generator.parameters()).device
-        self.mel_distance = MelDistance(generator.sample_rate_hz).to(self.device)
+        rate_hz = generator.sample_rate_hz
+        self.mel_distance = MelDistance(rate_hz).to(self.device)
+        windows = loss_weights.mel_windows
+        self.mel_distances = (
+            [self.mel_distance]
+            if windows is None
+            else [MelDistance(rate_hz, window, min(MELS, window // 4)).to(self.device) for window in windows]
+        )
         self.ema = None if ema_decay is None else ExponentialMovingAverage(generator, ema_decay)
 
     @classmethod
@@ -128,9 +137,19 @@ class VocoderRecipe:
         )
 
     def initialise(self, batches: Iterable[Batch]) -> None:
-        """Fit the statistics of clean features, unless they came with the weights that the stage starts from."""
-        if "vocoder" not in self.upstream_digests:
-            fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
+        """Fit the statistics of clean features and the generator, unless they came with the weights it starts from.
+
+        Rank 0 does it for all, as in `fit_normaliser`.
+        """
+        if "vocoder" in self.upstream_digests:
+            return
+        batches = list(batches)
+        fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
+        if distributed.rank() == 0:
+            self.generator.fit(self._fit_example(batch) for batch in batches)
+        distributed.broadcast(list(self.generator.parameters()))
+        if self.ema is not None:
+            self.ema.module.load_state_dict(self.generator.state_dict())
 
     def update(self, batch: Batch, step: int) -> Metrics:
         """Make one update of the discriminators and one of the generator.
@@ -144,11 +163,12 @@ class VocoderRecipe:
         metrics: Metrics = {}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             first = batch["utterance"] + batch["segment_start"]
-            fake, own_loss = self.generator.training_forward(features, real, first.to(self.device, non_blocking=True))
+            first = first.to(self.device, non_blocking=True)
+            fake, own_loss = self.generator.training_forward(features, real, first, weights.pitch == "predicted")
             fake = fake.float()
             if adversarial:
                 real_views, fake_views = self.discriminators(real), self.discriminators(fake)
-        mel = self.mel_distance(fake, real)
+        mel = torch.stack([distance(fake, real) for distance in self.mel_distances]).mean()
         loss_g = weights.mel * mel if own_loss is None else weights.mel * mel + own_loss
         if adversarial:
             fooling = generator_adversarial_loss(fake_views)
@@ -229,6 +249,11 @@ class VocoderRecipe:
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             features = self.encoder(waves, batch["valid_frames"], adapted=is_adapted).float()
         return self.normaliser(features)
+
+    def _fit_example(self, batch: Batch) -> FitExample:
+        features = self._features(batch)
+        valid = torch.arange(features.shape[1]) < batch["valid_frames"][:, None]
+        return FitExample(features, batch["target"].to(self.device), valid.to(self.device))
 
     def _segment(self, batch: Batch) -> tuple[Float[Tensor, "batch segment dim"], Float[Tensor, "batch time"]]:
         """Return the features and the real waveform of each example's segment."""

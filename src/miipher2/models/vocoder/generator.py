@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,15 @@ class ChunkPosition:
 
     first_frame: Int[Tensor, " batch"]
     phase_cycles: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True)
+class FitExample:
+    """A batch that a generator may fit a closed form to before training: features, clean waves, valid frames."""
+
+    features: Float[Tensor, "batch frame dim"]
+    target: Float[Tensor, "batch time"]
+    valid: Bool[Tensor, "batch frame"]
 
 
 class Generator(nn.Module, ABC):
@@ -71,17 +80,22 @@ class Generator(nn.Module, ABC):
         """Return the phase at the last frame, given that at the first; 0 for generators without a phase."""
         return 0.0
 
+    def fit(self, examples: Iterable[FitExample]) -> None:
+        """Fit what has a closed form, before the first step of a fresh training; most generators have nothing."""
+
     def training_forward(
         self,
         features: Float[Tensor, "batch frame dim"],
         target: Float[Tensor, "batch time"],
         first_frame: Int[Tensor, " batch"],
+        predicted_pitch: bool = False,
     ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, ""] | None]:
         """Return the waves of a training step, and an auxiliary loss where the generator has one.
 
         Args:
             target: the clean waves.
             first_frame: a number per example that selects its noise, as `ChunkPosition.first_frame` does.
+            predicted_pitch: a harmonic generator takes the pitch that it predicts, not that of the target.
         """
         return self(features), None
 

@@ -1,15 +1,18 @@
 """A harmonic Vocos: pulses at the pitch and noise, each through filters that ConvNeXt blocks make of the features."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
+from miipher2.audio.spectrogram import MEL_FLOOR, mel_filters
 from miipher2.config.schema_data import FRAMES_PER_SECOND
-from miipher2.models.vocoder.generator import ChunkPosition
+from miipher2.models.vocoder.generator import ChunkPosition, FitExample
 from miipher2.models.vocoder.pitch import MAX_PITCH_HZ, MIN_PITCH_HZ, estimate_pitch
 from miipher2.models.vocoder.vocos import ConvNextGenerator, windowed_overlap_add
 
@@ -19,6 +22,8 @@ PITCH_BINS = 96  # about 38 cents each
 NOISE_FRAMES = 1499  # half a minute; then the noise repeats
 MAX_LOG_GAIN = 5.0  # keeps the exponential from exploding
 MAX_HARMONIC = 0.95  # highest harmonic, relative to half the sample rate
+RIDGE = 1e-3  # of the regression that the envelope starts from, relative to the number of frames
+ENVELOPE_WEIGHT = 10.0  # of the envelope's loss, beside that of the pitch
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,11 @@ class HarmonicVocos(ConvNextGenerator):
 
     Args:
         sample_rate_hz: a multiple of 100. The other arguments are those of `ConvNextGenerator`.
+        envelope_mels: mel bands of a spectral envelope that a linear layer, which starts from a ridge regression,
+            predicts from each frame's features, and that the blocks only correct; None: they make the whole filters.
 
     Raises:
-        ValueError: the sample rate is not a multiple of 100 Hz.
+        ValueError: the sample rate is not a multiple of 100 Hz, or there are too many `envelope_mels`.
 
     Source: the blocks and the inverse Fourier transform of Siuzdak 2023, Vocos (arXiv:2306.00814); pulses and noise
     through filters as in Wang et al. 2019, neural source-filter (arXiv:1904.12088), and Engel et al. 2020, DDSP
@@ -49,8 +56,19 @@ class HarmonicVocos(ConvNextGenerator):
     window: Tensor
     noise: Tensor
     pitch_bins_hz: Tensor
+    envelope_window: Tensor
+    mel_average: Tensor
+    mel_interpolation: Tensor
 
-    def __init__(self, dim: int, sample_rate_hz: int, channels: int, hidden_channels: int, blocks: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        sample_rate_hz: int,
+        channels: int,
+        hidden_channels: int,
+        blocks: int,
+        envelope_mels: int | None = None,
+    ) -> None:
         super().__init__(dim, sample_rate_hz, channels, hidden_channels, blocks)
         if sample_rate_hz % (FRAMES_PER_SECOND * STEPS):
             raise ValueError(f"sample_rate_hz={sample_rate_hz}; should be a multiple of 100, for two filters a frame")
@@ -60,12 +78,18 @@ class HarmonicVocos(ConvNextGenerator):
         self.last = nn.Linear(channels, STEPS * 3 * self.bins)
         self.pitch_hidden = nn.Linear(dim, channels)
         self.pitch_last = nn.Linear(channels, PITCH_BINS + 1)
+        self.envelope = nn.Linear(dim, STEPS * envelope_mels) if envelope_mels else None
         self.init_weights()
         self.register_buffer("window", torch.hann_window(self.window_samples), persistent=False)
         noise = torch.randn(NOISE_FRAMES * self.hop_samples, generator=torch.Generator().manual_seed(0))
         self.register_buffer("noise", noise.view(NOISE_FRAMES, self.hop_samples), persistent=False)
         octaves = torch.linspace(math.log2(MIN_PITCH_HZ), math.log2(MAX_PITCH_HZ), PITCH_BINS)
         self.register_buffer("pitch_bins_hz", 2**octaves, persistent=False)
+        if envelope_mels:
+            average, interpolation = _mel_matrices(sample_rate_hz, self.window_samples, envelope_mels)
+            self.register_buffer("envelope_window", torch.hann_window(sample_rate_hz // 40), persistent=False)
+            self.register_buffer("mel_average", average, persistent=False)
+            self.register_buffer("mel_interpolation", interpolation, persistent=False)
 
     @property
     def context_frames(self) -> int:
@@ -94,9 +118,12 @@ class HarmonicVocos(ConvNextGenerator):
             pitch = pitch or self.predict_pitch(features)
             filters = self.last(self.last_norm(hidden.to(self.last.weight.dtype))).float()
             pulse_gain, noise_gain, phase = filters.view(batch, frames * STEPS, 3, self.bins).unbind(2)
+            if self.envelope is not None:
+                envelope = self.predict_envelope(features) @ self.mel_interpolation
+                pulse_gain, noise_gain = pulse_gain + envelope, noise_gain + envelope
             pulse_gain, noise_gain = (gain.clamp_max(MAX_LOG_GAIN).exp() for gain in (pulse_gain, noise_gain))
-            pulses = self._stft(self._pulses(pitch, position.phase_cycles))
-            noise = self._stft(self._noise(position.first_frame, frames))
+            pulses = self._stft(self._pulses(pitch, position.phase_cycles), self.window)
+            noise = self._stft(self._noise(position.first_frame, frames), self.window)
             spectra = pulses * torch.polar(pulse_gain, phase) + noise * noise_gain
             segments = torch.fft.irfft(spectra, n=self.window_samples)
             return windowed_overlap_add(segments, self.window, self.step_samples)
@@ -117,11 +144,43 @@ class HarmonicVocos(ConvNextGenerator):
         features: Float[Tensor, "batch frame dim"],
         target: Float[Tensor, "batch time"],
         first_frame: Int[Tensor, " batch"],
+        predicted_pitch: bool = False,
     ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, ""]]:
-        """Return the waves at the target's pitch, and the loss of the predicted pitch."""
+        """Return the waves, at the pitch of the target or as in inference, and the loss of pitch and envelope."""
         pitch = Pitch(*estimate_pitch(target, self.sample_rate_hz))
         position = ChunkPosition(first_frame, torch.zeros_like(first_frame, dtype=torch.float32))
-        return self(features, position, pitch), self.pitch_loss(features, pitch)
+        loss = self.pitch_loss(features, pitch)
+        if self.envelope is not None:
+            difference = self.predict_envelope(features) - self._measure_envelope(target)
+            loss = loss + ENVELOPE_WEIGHT * difference.abs().mean()
+        return self(features, position, None if predicted_pitch else pitch), loss
+
+    @torch.no_grad()
+    def fit(self, examples: Iterable[FitExample]) -> None:
+        """Start the envelope from the ridge regression of the examples."""
+        if self.envelope is None:
+            return
+        dim = self.envelope.in_features + 1
+        gram = self.window.new_zeros(dim, dim, dtype=torch.float64)
+        products = self.window.new_zeros(dim, self.envelope.out_features, dtype=torch.float64)
+        frames = 0
+        for example in examples:
+            rows = F.pad(example.features[example.valid].double(), (0, 1), value=1.0)
+            envelope = self._measure_envelope(example.target).view(*example.valid.shape, -1)
+            gram += rows.T @ rows
+            products += rows.T @ envelope[example.valid].double()
+            frames += len(rows)
+        gram[:-1, :-1] += RIDGE * frames * torch.eye(dim - 1, dtype=torch.float64, device=gram.device)
+        solution = torch.linalg.solve(gram, products).T
+        self.envelope.weight.copy_(solution[:, :-1])
+        self.envelope.bias.copy_(solution[:, -1])
+
+    def predict_envelope(self, features: Float[Tensor, "batch frame dim"]) -> Float[Tensor, "batch step mel"]:
+        """Return the logarithm of each mel band's magnitude relative to noise of power 1, frame by frame."""
+        assert self.envelope is not None
+        with torch.autocast(features.device.type, enabled=False):
+            envelope: Tensor = self.envelope(features.to(self.envelope.weight.dtype)).float()
+        return envelope.view(len(features), -1, self.mel_average.shape[1])
 
     @torch.no_grad()
     def predict_pitch(self, features: Float[Tensor, "*batch frame dim"]) -> Pitch:
@@ -171,10 +230,18 @@ class HarmonicVocos(ConvNextGenerator):
         numbers = first_frame[:, None] + torch.arange(frames, device=first_frame.device)
         return self.noise[numbers.remainder(NOISE_FRAMES)].flatten(1)
 
-    def _stft(self, source: Float[Tensor, "batch time"]) -> Complex[Tensor, "batch step bin"]:
-        side = (self.window_samples - self.step_samples) // 2
-        segments = F.pad(source, (side, side)).unfold(-1, self.window_samples, self.step_samples)
-        return torch.fft.rfft(segments * self.window)
+    @torch.no_grad()
+    def _measure_envelope(self, wave: Float[Tensor, "batch time"]) -> Float[Tensor, "batch step mel"]:
+        with torch.autocast(wave.device.type, enabled=False):
+            power = self._stft(wave.float(), self.envelope_window).abs().square()
+            power = power / self.envelope_window.square().sum() @ self.mel_average
+            return power.sqrt().clamp_min(MEL_FLOOR).log()
+
+    def _stft(self, wave: Float[Tensor, "batch time"], window: Tensor) -> Complex[Tensor, "batch step bin"]:
+        """Return the spectrum around the middle of each step."""
+        side = (len(window) - self.step_samples) // 2
+        segments = F.pad(wave, (side, side)).unfold(-1, len(window), self.step_samples)
+        return torch.fft.rfft(segments * window, n=self.window_samples)
 
 
 def frame_phases(pitch: Pitch, start_cycles: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch frame"]:
@@ -186,3 +253,16 @@ def frame_phases(pitch: Pitch, start_cycles: Float[Tensor, "*batch 1"]) -> Float
     last_reset = torch.where(pitch.is_voiced, -1, numbers).cummax(-1).values
     since_reset = total - total.gather(-1, last_reset.clamp_min(0))
     return torch.where(last_reset < 0, total + start_cycles, since_reset).remainder(1)
+
+
+def _mel_matrices(
+    sample_rate_hz: int, window_samples: int, mels: int
+) -> tuple[Float[Tensor, "bin mel"], Float[Tensor, "mel bin"]]:
+    """Return what averages bins into mel bands, and what interpolates linearly from the middles of bands to bins."""
+    with torch.device("cpu"):  # also where a generator is built without memory, to count its weights
+        bands = mel_filters(sample_rate_hz, window_samples, mels).double().numpy()
+    if not bands.sum(0).all():
+        raise ValueError(f"envelope_mels={mels}; should be fewer: some bands are narrower than a bin")
+    average, bins = bands / bands.sum(0), np.arange(len(bands))
+    rows = [np.interp(bins, bins @ average, row) for row in np.eye(mels)]
+    return torch.from_numpy(average).float(), torch.from_numpy(np.stack(rows)).float()
