@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_harmonic import DIM, RATES, new_harmonic, numbers
 
+from miipher2.audio.spectrogram import mel_filters
 from miipher2.models.vocoder.generator import ChunkPosition, FitExample
 from miipher2.models.vocoder.harmonic_vocos import MAX_HARMONIC, MAX_LOG_GAIN, NOISE_FRAMES, HarmonicVocos, Pitch
 from miipher2.models.vocoder.pitch import MAX_PITCH_HZ, MIN_PITCH_HZ, estimate_pitch
@@ -195,6 +196,18 @@ def test_training_may_take_the_predicted_pitch_and_learns_the_envelope() -> None
     assert not torch.equal(output, generator.training_forward(features, wave, first)[0])
     loss.backward()
     assert generator.envelope.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("rate_hz", RATES)
+def test_bands_are_those_of_the_losses(rate_hz: int) -> None:
+    generator = HarmonicVocos(**numbers(rate_hz, envelope_mels=80))
+    bands = mel_filters(rate_hz, generator.window_samples)
+    torch.testing.assert_close(generator.mel_average, bands / bands.sum(0), atol=1e-5, rtol=1e-4)
+    # A straight line over the middles of the bands is one over the bins between the first and the last.
+    middles = torch.arange(len(bands)).float() @ generator.mel_average
+    line = middles @ generator.mel_interpolation
+    bins = torch.arange(len(bands)).float().clamp(middles[0], middles[-1])
+    torch.testing.assert_close(line, bins, atol=1e-2, rtol=1e-4)
 
 
 def test_too_many_bands_are_refused() -> None:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from miipher2.audio.spectrogram import MEL_FLOOR, mel_filters
 from miipher2.config.schema_data import FRAMES_PER_SECOND
 from miipher2.models.vocoder.generator import ChunkPosition, FitExample
 from miipher2.models.vocoder.pitch import MAX_PITCH_HZ, MIN_PITCH_HZ, estimate_pitch
@@ -23,6 +22,7 @@ NOISE_FRAMES = 1499  # half a minute; then the noise repeats
 MAX_LOG_GAIN = 5.0  # keeps the exponential from exploding
 MAX_HARMONIC = 0.95  # highest harmonic, relative to half the sample rate
 RIDGE = 1e-3  # of the regression that the envelope starts from, relative to the number of frames
+MIN_MAGNITUDE = 1e-5  # of a band in the envelope
 ENVELOPE_WEIGHT = 10.0  # of the envelope's loss, beside that of the pitch
 
 
@@ -235,7 +235,7 @@ class HarmonicVocos(ConvNextGenerator):
         with torch.autocast(wave.device.type, enabled=False):
             power = self._stft(wave.float(), self.envelope_window).abs().square()
             power = power / self.envelope_window.square().sum() @ self.mel_average
-            return power.sqrt().clamp_min(MEL_FLOOR).log()
+            return power.sqrt().clamp_min(MIN_MAGNITUDE).log()
 
     def _stft(self, wave: Float[Tensor, "batch time"], window: Tensor) -> Complex[Tensor, "batch step bin"]:
         """Return the spectrum around the middle of each step."""
@@ -258,9 +258,16 @@ def frame_phases(pitch: Pitch, start_cycles: Float[Tensor, "*batch 1"]) -> Float
 def _mel_matrices(
     sample_rate_hz: int, window_samples: int, mels: int
 ) -> tuple[Float[Tensor, "bin mel"], Float[Tensor, "mel bin"]]:
-    """Return what averages bins into mel bands, and what interpolates linearly from the middles of bands to bins."""
-    with torch.device("cpu"):  # also where a generator is built without memory, to count its weights
-        bands = mel_filters(sample_rate_hz, window_samples, mels).double().numpy()
+    """Return what averages bins into mel bands, and what interpolates linearly from the middles of bands to bins.
+
+    The bands are Slaney's, as in `audio.spectrogram`, whose torchaudio takes a second to import.
+    """
+    highest_hz, log_step = sample_rate_hz / 2, math.log(6.4) / 27
+    edges = np.linspace(0, 15 + math.log(highest_hz / 1000) / log_step, mels + 2)
+    edges_hz = np.where(edges < 15, edges * 200 / 3, 1000 * np.exp(log_step * (edges - 15)))
+    slopes = edges_hz - np.linspace(0, highest_hz, window_samples // 2 + 1)[:, None]
+    widths = np.diff(edges_hz)
+    bands = np.maximum(0.0, np.minimum(-slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]))
     if not bands.sum(0).all():
         raise ValueError(f"envelope_mels={mels}; should be fewer: some bands are narrower than a bin")
     average, bins = bands / bands.sum(0), np.arange(len(bands))
