@@ -204,6 +204,19 @@ def test_another_encoder_is_told_by_its_digest_and_the_same_one_by_no_name(
         start_adapter(moved, init)
 
 
+def test_the_encoder_in_a_bundle_fits_although_it_is_rounded(encoder_folder: Path, tmp_path: Path) -> None:
+    first = publish_adapter(encoder_folder, tmp_path / "adapter")
+    publish_vocoder(encoder_folder, tmp_path / "vocoder")
+    weights, bundle = load_published(tmp_path / "adapter", tmp_path / "vocoder", ROOT), tmp_path / "bundle"
+    save_bundle(weights, bundle, precision="bf16", encoder_from=str(encoder_folder))
+    init = f"init_from.adapter={bundle}"
+    second = start_adapter(bundle / "encoder", init)
+    assert second.encoder.digest != first.encoder.digest
+    elsewhere = shutil.copytree(bundle / "encoder", tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="was trained on the encoder"):
+        start_adapter(elsewhere, init)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from miipher2.config.paths import HUB_NAME, is_hub_name
+from miipher2.config.paths import HUB_NAME, is_hub_name, real_path
 
 # `bundle.json` tells a bundle from a published folder. Each part: file and prefix of the tensors in a bundle, then in
 # what a stage published.
-BUNDLE = "bundle.json"
+BUNDLE, ENCODER = "bundle.json", "encoder"
 IMPORTED = "imported.json"  # where weights of another project came from, beside them
 PARTS = {
     "adapters": (("weights", "adapters."), ("final", "adapters.")),
@@ -50,7 +50,7 @@ class PretrainedWeights:
 
     def __init__(self, key: str, name: str, root: Path) -> None:
         self.label = f"{key}={name}"
-        self._name, self._is_on_hub = name, is_hub_name(name, root)
+        self._name, self._root, self._is_on_hub = name, root, is_hub_name(name, root)
         self._folder = find_weights(name, root, self.label)
         self.is_bundle = (self._folder / BUNDLE).is_file()
         if not self.is_bundle:
@@ -107,11 +107,15 @@ class PretrainedWeights:
         self.check(hubert_layer=model.hubert_layer)
         if self.encoder_sha256 is None:
             self.check(hubert_model_name=model.hubert_model_name)
-        elif self.encoder_sha256 != digest:
+        elif self.encoder_sha256 != digest and not self._contains(model.hubert_model_name):
             raise ValueError(
                 f"{self.label} was trained on the encoder {self.settings.get('hubert_model_name')} (sha256 "
                 f"{self.encoder_sha256}); this stage has {model.hubert_model_name} (sha256 {digest})"
             )
+
+    def _contains(self, encoder: str) -> bool:
+        """Return whether an encoder is a bundle's own: the one it was trained on, in the precision of the bundle."""
+        return self.is_bundle and real_path(self._root / encoder) == real_path(self._folder / ENCODER)
 
     def _place(self, part: str) -> tuple[str, str]:
         return PARTS[part][0 if self.is_bundle else 1]
