@@ -206,21 +206,21 @@ def test_broken_params_are_found(text: str, here: Path, miipher2: Command) -> No
 
 
 def test_half_written_files_are_removed_and_complete_ones_stay(here: Path, miipher2: Command) -> None:
-    folder = make_run(here, "train_adapter", (350,), (350,))
+    folder = make_run(here, "train_adapter", (200,), (200,))
     keep = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     (folder / ".checkpoint_9.pt.tmp").write_bytes(b"x" * 1000)
     (folder / ".published.tmp").mkdir()
-    os.link(folder / "checkpoint_350.pt", folder / ".published.tmp/checkpoint_350.pt")
+    os.link(folder / "checkpoint_200.pt", folder / ".published.tmp/checkpoint_200.pt")
     result = miipher2("doctor")
     assert result.code == 1
-    assert "rm exp/adapter_mini/.checkpoint_9.pt.tmp" in result.out
-    assert "rm -r exp/adapter_mini/.published.tmp" in result.out
+    assert "rm exp/adapter_embedded/.checkpoint_9.pt.tmp" in result.out
+    assert "rm -r exp/adapter_embedded/.published.tmp" in result.out
     assert miipher2("doctor", "--fix").code == 0
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == keep
 
 
 def test_half_written_files_of_a_running_stage_are_left_alone(repository: Path) -> None:
-    folder = make_run(repository, "train_adapter", (350,), (350,))
+    folder = make_run(repository, "train_adapter", (200,), (200,))
     (folder / ".checkpoint_9.pt.tmp").touch()
     assert list(temporary_findings(repository, [1])) == []
     assert len(list(temporary_findings(repository, []))) == 1
@@ -238,7 +238,7 @@ def test_the_only_copy_of_prepared_data_is_not_removed(repository: Path) -> None
 
 
 def test_runs_set_aside_are_a_note_with_their_size(here: Path, miipher2: Command) -> None:
-    folder = here / "exp/.replaced/adapter_mini.20260101-000000"
+    folder = here / "exp/.replaced/adapter_embedded.20260101-000000"
     folder.mkdir(parents=True)
     (folder / "checkpoint_1.pt").write_bytes(b"x" * 3_000_000)
     os.link(folder / "checkpoint_1.pt", folder / "again.pt")

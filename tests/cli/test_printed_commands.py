@@ -113,7 +113,7 @@ def of_doctor(here: Path, miipher2: Command) -> str:
 
 def stale_params(here: Path, miipher2: Command) -> str:
     assert miipher2("params", "train_adapter.wandb.notes='a b'", "evaluate.seed=3").code == 0
-    path = here / "configs/train_adapter/adapter_mini.yaml"
+    path = here / "configs/train_adapter/adapter_embedded.yaml"
     path.write_text(f"{path.read_text()}# edited\n")
     return of_doctor(here, miipher2) + "\n" + miipher2("params", "--check").error
 
@@ -121,13 +121,13 @@ def stale_params(here: Path, miipher2: Command) -> str:
 def edited_resume(here: Path, miipher2: Command) -> str:
     make_run(here, "train_adapter", (4,))
     plain = compose_params(["evaluate.seed=3"])
-    plain.checkpoint.resume_from = {"train_adapter": "exp/adapter_mini/checkpoint_4.pt"}
+    plain.checkpoint.resume_from = {"train_adapter": "exp/adapter_embedded/checkpoint_4.pt"}
     return str(params.find_problem(plain))
 
 
 def another_file(here: Path, miipher2: Command) -> str:
     path = make_run(here, "train_adapter", (4,)) / "checkpoint_4.pt"
-    composed = compose_params(["evaluate.seed=3", "checkpoint.resume_from=exp/adapter_mini/checkpoint_4.pt"])
+    composed = compose_params(["evaluate.seed=3", "checkpoint.resume_from=exp/adapter_embedded/checkpoint_4.pt"])
     path.write_bytes(b"another")
     return refused(lambda: load_config(composed, "train_adapter", STAGES["train_adapter"].schema))
 
@@ -181,7 +181,7 @@ def running(here: Path, miipher2: Command) -> str:
 def interrupted(here: Path, miipher2: Command) -> str:
     make_run(here, "train_adapter", (4,), command=DVC)
     make_run(here, "pre_train_vocoder", (4,), command=["uv", "run", "stages/pre_train_vocoder.py",
-             "--config-name=hifigan_pretrain_mini", "name=by hand"], name="by hand")  # fmt: skip
+             "--config-name=harmonic_pretrain_embedded", "name=by hand"], name="by hand")  # fmt: skip
     make_run(here, "finetune_vocoder", (4,), command=None)
     os.chdir(here / "configs")  # doctor names files from the repository, wherever it runs
     text = of_doctor(here, miipher2)
@@ -189,7 +189,7 @@ def interrupted(here: Path, miipher2: Command) -> str:
     return text
 
 
-def at(*places: str, command: list[str] | None = DVC, name: str = "adapter_mini") -> Callable[[Path, Command], str]:
+def at(*places: str, command: list[str] | None = DVC, name: str = "adapter_embedded") -> Callable[[Path, Command], str]:
     """Return what makes a run, moves its checkpoint to the last place, and prints how to resume from there."""
 
     def make(here: Path, miipher2: Command) -> str:
@@ -291,10 +291,10 @@ def helps(here: Path, miipher2: Command) -> str:
 def after_a_signal(here: Path, miipher2: Command) -> str:
     file = make_run(here, "train_adapter", (4,)) / "checkpoint_4.pt"
     launcher = ["uv", "run", "torchrun", "--standalone", "--nproc-per-node=2", "stages/train_adapter.py"]
-    return "\n".join(resume_command(words, str(file)) for words in (DVC, [*launcher, "--config-name=adapter_mini"]))
+    return "\n".join(resume_command(words, str(file)) for words in (DVC, [*launcher, "--config-name=adapter_embedded"]))
 
 
-BY_HAND = ["uv", "run", "stages/train_adapter.py", "--config-name=adapter_mini", "seed=3"]
+BY_HAND = ["uv", "run", "stages/train_adapter.py", "--config-name=adapter_embedded", "seed=3"]
 PRINTED: dict[str, Callable[[Path, Command], str]] = {
     **{each.__name__: each for each in (stale_params, edited_resume, another_file, running, detached, leftovers)},
     **{each.__name__: each for each in (detached_with_commits, detached_and_kept, detached_without_a_branch)},
@@ -306,7 +306,7 @@ PRINTED: dict[str, Callable[[Path, Command], str]] = {
     "published": at("published"),
     "published and live": at("published and live"),
     "published, spaces": at("published", command=[*DVC, "-S", "train_adapter.name=my run"], name="my run"),
-    "set aside": at("exp/.replaced/adapter_mini.20260101-000000"),
+    "set aside": at("exp/.replaced/adapter_embedded.20260101-000000"),
     "resume/": at("resume"),
     "renamed": at("exp/renamed"),
     "renamed, published": at("exp/renamed/published"),
@@ -317,9 +317,9 @@ PRINTED: dict[str, Callable[[Path, Command], str]] = {
     "by hand, outside": at("../else where", command=BY_HAND),
     "without a command": at(command=None),
     "without a command, renamed": at("exp/renamed", command=None),
-    "own key": routed("own exp/adapter_mini/checkpoint_4.pt"),
+    "own key": routed("own exp/adapter_embedded/checkpoint_4.pt"),
     "own key, elsewhere": routed("own exp/another/checkpoint_4.pt"),
-    "a published file": routed("exp/adapter_mini/published/checkpoint_4.pt", published=True),
+    "a published file": routed("exp/adapter_embedded/published/checkpoint_4.pt", published=True),
     "no stage's folder": routed("exp/another/checkpoint_4.pt"),
 }
 

@@ -12,7 +12,7 @@ from miipher2.config.paths import ROOT
 
 def test_under_dvc_every_override_is_repeated() -> None:
     params = compose_params(["train_adapter.steps=8", "train_adapter.data.level_db=[-30,-20]"])
-    command = resume_command(starting_command(params), "exp/adapter_mini/checkpoint_1k.pt")
+    command = resume_command(starting_command(params), "exp/adapter_embedded/checkpoint_1k.pt")
     assert shlex.split(command) == [
         *(
             "uv",
@@ -25,20 +25,20 @@ def test_under_dvc_every_override_is_repeated() -> None:
             "-S",
             "train_adapter.data.level_db=[-30,-20]",
         ),
-        *("-S", "checkpoint.resume_from=exp/adapter_mini/checkpoint_1k.pt"),
+        *("-S", "checkpoint.resume_from=exp/adapter_embedded/checkpoint_1k.pt"),
     ]
 
 
 def test_by_hand_the_script_and_its_words_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     script = str(ROOT / "stages/train_adapter.py")
-    words = [script, "--config-name=adapter_mini", "seed=4", "checkpoint.resume_from=exp/a/checkpoint_1.pt"]
+    words = [script, "--config-name=adapter_embedded", "seed=4", "checkpoint.resume_from=exp/a/checkpoint_1.pt"]
     monkeypatch.setattr("sys.argv", words)
     command = resume_command(
         starting_command(OmegaConf.create({}), ["torchrun", "--standalone", "--nproc-per-node=2"]),
         str(ROOT / "exp/a/checkpoint_2.pt"),
     )
     assert command == (
-        "uv run torchrun --standalone --nproc-per-node=2 stages/train_adapter.py --config-name=adapter_mini seed=4 "
+        "uv run torchrun --standalone --nproc-per-node=2 stages/train_adapter.py --config-name=adapter_embedded seed=4 "
         "checkpoint.resume_from=exp/a/checkpoint_2.pt"
     )
 

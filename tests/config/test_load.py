@@ -26,9 +26,9 @@ def test_every_stage_configuration_composes_and_is_complete(path: Path) -> None:
     assert getattr(config, "name", path.stem) == path.stem
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_uses_one_encoder_and_layer_in_all_stages(name: str) -> None:
-    params = compose_params([f"experiment={name}", "data.source=data/embedded"])
+@pytest.mark.parametrize("name", [None, *EXPERIMENTS], ids=lambda name: name or "default")
+def test_every_experiment_uses_one_encoder_and_layer_in_all_stages(name: str | None) -> None:
+    params = compose_params([*([f"experiment={name}"] if name else []), "data.source=data/embedded"])
     stages: list[Any] = [load_config(params, stage, SCHEMAS[stage]) for stage in TRAINING_STAGES]
     assert len({(stage.model.hubert_model_name, str(stage.model.hubert_layer)) for stage in stages}) == 1
     assert stages[0].model.adapter_hidden_dim == stages[2].model.adapter_hidden_dim

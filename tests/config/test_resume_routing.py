@@ -28,11 +28,11 @@ def test_a_resume_is_routed_to_one_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("exp/adapter_mini/published/checkpoint_100.pt", "dvc get"),
+        ("exp/adapter_embedded/published/checkpoint_100.pt", "dvc get"),
         ("exp/nobody/checkpoint_100.pt", "lies in no stage's folder"),
-        ("exp/adapter_mini/checkpoint_none.pt", "Checkpoint specified in `resume_from` not found"),
+        ("exp/adapter_embedded/checkpoint_none.pt", "Checkpoint specified in `resume_from` not found"),
         ("{train_vocoder: x.pt}", "train_vocoder"),
-        ("[exp/adapter_mini/a.pt,exp/adapter_mini/b.pt]", "name one"),
+        ("[exp/adapter_embedded/a.pt,exp/adapter_embedded/b.pt]", "name one"),
     ],
 )
 def test_a_resume_that_cannot_be_routed_says_what_to_do(path: str, message: str) -> None:
@@ -50,14 +50,14 @@ def test_a_relative_path_from_a_subfolder_says_where_it_starts(monkeypatch: pyte
 
 def test_a_stages_own_resume_key_is_refused_under_dvc() -> None:
     with pytest.raises((OmegaConfBaseException, ValueError)) as caught:
-        compose_params(["train_adapter.checkpoint.resume_from=exp/adapter_mini/x.pt"])
+        compose_params(["train_adapter.checkpoint.resume_from=exp/adapter_embedded/x.pt"])
     assert "-S checkpoint.resume_from=" in str(caught.value)
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder with a checkpoint of the adapter the repository."""
-    folder = tmp_path / "repository/exp/adapter_mini"
+    folder = tmp_path / "repository/exp/adapter_embedded"
     (folder / "published").mkdir(parents=True)
     for path in (folder / "checkpoint_4.pt", folder / "published/checkpoint_8.pt"):
         path.write_bytes(b"checkpoint")
@@ -92,10 +92,13 @@ def route(requested: Any, stage: str = "train_adapter") -> str | None:
         ({1: "x"}, "checkpoint.resume_from: no stage 1; should be one of train_adapter"),
         ([], "checkpoint.resume_from=[] names no checkpoint; should be null for a fresh start"),
         ({}, "checkpoint.resume_from={} names no checkpoint; should be null for a fresh start"),
-        ("exp/adapter_mini", "checkpoint.resume_from=exp/adapter_mini: is a folder; should be a checkpoint_*.pt in it"),
+        (
+            "exp/adapter_embedded",
+            "checkpoint.resume_from=exp/adapter_embedded: is a folder; should be a checkpoint_*.pt in it",
+        ),
         ({"train_adapter": "exp"}, "checkpoint.resume_from.train_adapter=exp: is a folder; should be"),
-        ({"train_adapter": "exp/adapter_mini/published/checkpoint_8.pt"}, "DVC empties published/"),
-        ({"finetune_vocoder": "exp/adapter_mini/published/checkpoint_8.pt"}, "DVC empties published/"),
+        ({"train_adapter": "exp/adapter_embedded/published/checkpoint_8.pt"}, "DVC empties published/"),
+        ({"finetune_vocoder": "exp/adapter_embedded/published/checkpoint_8.pt"}, "DVC empties published/"),
     ],
 )
 def test_a_value_that_names_no_checkpoint_says_what_it_is_and_should_be(value: Any, message: str, root: Path) -> None:
@@ -105,13 +108,13 @@ def test_a_value_that_names_no_checkpoint_says_what_it_is_and_should_be(value: A
 
 
 def test_a_path_through_a_link_is_that_of_the_file(root: Path) -> None:
-    (root / "link").symlink_to(root / "exp/adapter_mini")
-    (root / "mine.pt").symlink_to(root / "exp/adapter_mini/published/checkpoint_8.pt")
+    (root / "link").symlink_to(root / "exp/adapter_embedded")
+    (root / "mine.pt").symlink_to(root / "exp/adapter_embedded/published/checkpoint_8.pt")
     (root / "loop.pt").symlink_to(root / "loop.pt")
     disk = root.parent / "disk"
-    (root / "exp/adapter_mini").rename(disk)
-    (root / "exp/adapter_mini").symlink_to(disk)
-    for path in ("link/checkpoint_4.pt", "exp/adapter_mini/checkpoint_4.pt", str(disk / "checkpoint_4.pt")):
+    (root / "exp/adapter_embedded").rename(disk)
+    (root / "exp/adapter_embedded").symlink_to(disk)
+    for path in ("link/checkpoint_4.pt", "exp/adapter_embedded/checkpoint_4.pt", str(disk / "checkpoint_4.pt")):
         assert route(path) == path
         assert route(path, "finetune_vocoder") is None
     for requested in ("mine.pt", ["mine.pt"], {"train_adapter": "mine.pt"}, "link/published/checkpoint_8.pt"):
@@ -123,4 +126,4 @@ def test_a_path_through_a_link_is_that_of_the_file(root: Path) -> None:
 
 def test_a_folder_is_named_as_such_by_hand(root: Path) -> None:
     with pytest.raises(ValueError, match="is a folder; should be a checkpoint_"):
-        resume_routing.check_path("exp/adapter_mini")
+        resume_routing.check_path("exp/adapter_embedded")

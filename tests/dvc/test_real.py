@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_second_repro_has_nothing_to_do_and_shows_results(real_clone: Clone) -> None:
     assert "Data and pipelines are up to date." in real_clone.dvc("repro")
-    for name in ("adapter_mini", "hifigan_pretrain_mini", "hifigan_ft_mini"):
+    for name in ("adapter_embedded", "harmonic_pretrain_embedded", "harmonic_ft_embedded"):
         folder = real_clone.root / "exp" / name
         assert list(folder.glob("checkpoint_*.pt"))
         assert (folder / WEIGHTS).is_file()

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 pytestmark = pytest.mark.slow
 STAGES = ("train_adapter", "pre_train_vocoder", "finetune_vocoder")
-ADAPTER, VOCODER, TUNED = "exp/adapter_mini", "exp/hifigan_pretrain_mini", "exp/hifigan_ft_mini"
+ADAPTER, VOCODER, TUNED = "exp/adapter_embedded", "exp/harmonic_pretrain_embedded", "exp/harmonic_ft_embedded"
 WEIGHTS = "published/final.safetensors"
 
 
@@ -64,7 +64,9 @@ def test_params_diff_shows_the_change_and_the_override_that_made_it(clone: Clone
 
 
 def test_a_value_out_of_range_stops_before_any_output_is_removed(clone: Clone) -> None:
-    published = [clone.root / f"exp/{name}/published/final.safetensors" for name in ("adapter_mini", "hifigan_ft_mini")]
+    published = [
+        clone.root / f"exp/{name}/published/final.safetensors" for name in ("adapter_embedded", "harmonic_ft_embedded")
+    ]
     before = [path.read_bytes() for path in published]
     output = clone.dvc("exp", "run", "-S", "train_adapter.optim.lr=-1", check=False)
     assert "train_adapter.optim.lr=-1.0: should be greater than 0" in output
@@ -73,13 +75,13 @@ def test_a_value_out_of_range_stops_before_any_output_is_removed(clone: Clone) -
 
 def test_an_unknown_key_at_any_level_is_no_fresh_run(clone: Clone) -> None:
     live = clone.live()
-    for setting in ("+resume_from=exp/adapter_mini/checkpoint_4.pt", "+checkpoint.resume_fron=x"):
+    for setting in ("+resume_from=exp/adapter_embedded/checkpoint_4.pt", "+checkpoint.resume_fron=x"):
         output = clone.experiment("train_adapter.seed=5", setting, check=False)
         assert f"{setting[1:].partition('=')[0]}: no such key" in output
         assert not is_run("train_adapter", output)
     clone.run("git", "checkout", "-q", "params.yaml", "dvc.lock")
     params = clone.root / "params.yaml"
-    params.write_text(params.read_text() + "resume_from: exp/adapter_mini/checkpoint_4.pt\n")
+    params.write_text(params.read_text() + "resume_from: exp/adapter_embedded/checkpoint_4.pt\n")
     assert "resume_from: no such key" in clone.dvc("repro", check=False)
     assert clone.live() == live
 
@@ -314,7 +316,7 @@ def test_published_models_are_artifacts(clone: Clone) -> None:
 )
 def test_a_stale_params_yaml_stops_repro_and_says_what_to_do(clone: Clone, change: str, sentence: str) -> None:
     if change == "configs":
-        edit(clone.root / "configs/train_adapter/adapter_mini.yaml", {"seed": 9})
+        edit(clone.root / "configs/train_adapter/adapter_embedded.yaml", {"seed": 9})
     else:
         params = yaml.safe_load((clone.root / "params.yaml").read_text())
         params["checkpoint"]["resume_from"] = f"{ADAPTER}/checkpoint_4.pt"

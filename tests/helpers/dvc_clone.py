@@ -20,17 +20,16 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRETEND = ("prepare_data", "train_adapter", "pre_train_vocoder", "finetune_vocoder", "evaluate")
 TINY: dict[str, dict[str, Any]] = {
-    "train_adapter/adapter_mini.yaml": {"steps": 8, "batch_size": 2, "log_interval": 1, "validation_interval": 4},
+    "train_adapter/adapter_mini.yaml": {"batch_size": 2, "log_interval": 1, "validation_interval": 4},
+    "train_adapter/adapter_embedded.yaml": {"steps": 8, "save_interval": 2},
     "pre_train_vocoder/hifigan_pretrain_mini.yaml": {
-        "steps": 6,
         "batch_size": 2,
         "log_interval": 1,
         "validation_interval": 3,
         "segment_frames": 8,
-        "adversarial_from_step": 3,
     },
-    "finetune_vocoder/hifigan_ft_mini.yaml": {"steps": 6, "adversarial_from_step": 3},
-    "checkpoint/mini.yaml": {"save_interval": 2},
+    "pre_train_vocoder/harmonic_pretrain_embedded.yaml": {"steps": 6, "save_interval": 2, "adversarial_from_step": 3},
+    "finetune_vocoder/harmonic_ft_embedded.yaml": {"steps": 6, "log_interval": 1, "validation_interval": 3},
     "wandb/offline.yaml": {"mode": "disabled"},
     "loader/mini.yaml": {"num_workers": 0},
     "runtime/mini.yaml": {"threads": 1},
@@ -157,7 +156,7 @@ class Clone:
 
 
 def make_clone(root: Path, *, pretend: bool) -> Clone:
-    """Return a clone in which the tiny pipeline has run once, from nothing, and is committed."""
+    """Return a clone in which the tiny pipeline has run once, from the start, and is committed."""
     root.mkdir()
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True

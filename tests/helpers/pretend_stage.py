@@ -76,7 +76,7 @@ def train(composed: DictConfig) -> None:
         print_line(f"[INFO] Resuming from step {run['step']}")
         print_line("[INFO] Restored model, optimizer, and scheduler states")
     settings = {key: asdict(config)[key] for key in ("seed", "optim", "model", "batch_size", "data", "degradation")}
-    upstream = [file.read_bytes().hex() for file in upstream_files(config)]
+    upstream = [hashlib.sha256(file.read_bytes()).hexdigest() for file in upstream_files(config)]
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     for step in range(run["step"], config.steps):
@@ -100,9 +100,10 @@ def train(composed: DictConfig) -> None:
 
 
 def upstream_files(config: Any) -> list[Path]:
-    """Return the earlier stages' weights that the configuration names."""
-    init_from = asdict(config).get("init_from", {})
-    return [ROOT / folder / "final.safetensors" for folder in init_from.values() if folder is not None]
+    """Return the weights that the configuration names: a bundle's, or an earlier stage's."""
+    folders = [ROOT / folder for folder in asdict(config)["init_from"].values() if folder is not None]
+    names = ["weights" if (folder / "bundle.json").is_file() else "final" for folder in folders]
+    return [folder / f"{name}.safetensors" for folder, name in zip(folders, names, strict=True)]
 
 
 def save(folder: Path, run: dict[str, Any], config: Any, words: list[str]) -> Path:

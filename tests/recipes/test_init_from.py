@@ -260,11 +260,11 @@ def test_dvc_watches_the_files_that_a_stage_starts_from(
         return dict(init_files(stage, _root_=params))
 
     vocoder_script = "stages/finetune_vocoder.py"
-    assert watched("train_adapter") == {"adapter": "stages/train_adapter.py"}
+    assert watched("train_adapter", adapter=None) == {"adapter": "stages/train_adapter.py"}
     assert watched("finetune_vocoder") == {
-        "adapter": "exp/adapter_mini/published/final.safetensors",
-        "vocoder": "exp/hifigan_pretrain_mini/published/final.safetensors",
-        "discriminators": "exp/hifigan_pretrain_mini/published/discriminators.safetensors",
+        "adapter": "exp/adapter_embedded/published/final.safetensors",
+        "vocoder": "exp/harmonic_pretrain_embedded/published/final.safetensors",
+        "discriminators": "exp/harmonic_pretrain_embedded/published/discriminators.safetensors",
     }
     (tmp_path / "bundle").mkdir()
     for file in ("bundle.json", "weights.safetensors"):

@@ -16,8 +16,8 @@ Restore, degrade and evaluate recordings, inspect checkpoints, and repair what a
 """
 EXAMPLES = """\
 examples:
-  miipher2 checkpoint ls exp/adapter_mini      what can be resumed
-  miipher2 checkpoint show exp/adapter_mini/published
+  miipher2 checkpoint ls exp/adapter_embedded   what can be resumed
+  miipher2 checkpoint show exp/adapter_embedded/published
   miipher2 doctor                              after a crash: what is left, and how to repair it
   miipher2 restore noisy.wav clean.wav
   miipher2 demo                                try it in a browser

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from miipher2.inference.files import Task
     from miipher2.inference.restorer import Restorer
 
-ADAPTER, VOCODER = "exp/adapter_mini/published", "exp/hifigan_ft_mini/published"
+ADAPTER, VOCODER = "exp/adapter_embedded/published", "exp/harmonic_ft_embedded/published"
 SHIPPED = "models/mini/restorer"  # in Git: restores without training or download
 RESTORE = """\
 Restore a recording, every recording below a folder, or those of a list (.txt, a path on each line).

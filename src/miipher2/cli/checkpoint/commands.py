@@ -9,9 +9,9 @@ from miipher2.cli.arguments import path
 
 EXAMPLES = """\
 examples:
-  miipher2 checkpoint ls exp/adapter_mini
-  miipher2 checkpoint show exp/adapter_mini/checkpoint_100.pt
-  miipher2 checkpoint command exp/adapter_mini/checkpoint_100.pt
+  miipher2 checkpoint ls exp/adapter_embedded
+  miipher2 checkpoint show exp/adapter_embedded/checkpoint_100.pt
+  miipher2 checkpoint command exp/adapter_embedded/checkpoint_100.pt
   miipher2 checkpoint verify exp
   miipher2 checkpoint diff exp/a/checkpoint_1k.pt exp/b/checkpoint_1k.pt
   miipher2 checkpoint replay exp/a/checkpoint_1k.pt exp/a/checkpoint_2k.pt
@@ -23,10 +23,10 @@ loss is the last validation at or before the step, best the lowest so far; linea
 resumed. A checkpoint without its JSON has only a name and a size.
 
 example:
-  $ miipher2 checkpoint ls exp/adapter_mini
+  $ miipher2 checkpoint ls exp/adapter_embedded
   step  size    valid/loss  best        age    run                       lineage           file
-  100   3.5 MB  2.021       2.021@100   2 h    20261123-235406-57adcfec  fresh             exp/adapter_mini/...
-  200   3.5 MB  1.713       1.713@200   2 h    20261123-235406-57adcfec  resumed at 100    exp/adapter_mini/...
+  100   7.2 MB  1.207       1.207@100   2 h    20261123-235406-57adcfec  fresh             exp/adapter_embedded/...
+  200   7.2 MB  1.199       1.199@200   2 h    20261123-235406-57adcfec  resumed at 100    exp/adapter_embedded/...
 """
 SHOW = """\
 Show everything about a checkpoint except its tensors: code version, data digest, environment, parents, W&B run, digests
@@ -36,17 +36,17 @@ FILE may be a checkpoint, its JSON, a folder (its newest checkpoint), or any fil
 final.safetensors (the checkpoint that led to it). Only the JSON is read; `verify` checks that the tensors match it.
 
 examples:
-  miipher2 checkpoint show exp/adapter_mini/checkpoint_100.pt
-  miipher2 checkpoint show exp/hifigan_ft_mini/published
-  miipher2 checkpoint show --json exp/adapter_mini/published/final.safetensors | jq .code.commit
+  miipher2 checkpoint show exp/adapter_embedded/checkpoint_100.pt
+  miipher2 checkpoint show exp/harmonic_ft_embedded/published
+  miipher2 checkpoint show --json exp/adapter_embedded/published/final.safetensors | jq .code.commit
 """
 COMMAND = """\
 Print the command that resumes from a checkpoint with all the overrides that its run was started with. The file may be
 anywhere. If it is in a published/ that DVC would empty, and nowhere else, a line that copies it out comes first.
 
 example:
-  $ miipher2 checkpoint command exp/adapter_mini/checkpoint_100.pt
-  uv run dvc exp run -S train_adapter.seed=1 -S checkpoint.resume_from=exp/adapter_mini/checkpoint_100.pt
+  $ miipher2 checkpoint command exp/adapter_embedded/checkpoint_100.pt
+  uv run dvc exp run -S train_adapter.seed=1 -S checkpoint.resume_from=exp/adapter_embedded/checkpoint_100.pt
 """
 VERIFY = """\
 Check that checkpoints and weights are intact: the digest in the JSON, loading without pickle, all entries that a resume
@@ -60,9 +60,9 @@ earlier version began ends where that version saved last; this counts as a failu
 exit codes: 0 all intact, 1 at least one is not, or the chain does not reach the first step
 
 examples:
-  miipher2 checkpoint verify exp/adapter_mini/checkpoint_100.pt
+  miipher2 checkpoint verify exp/adapter_embedded/checkpoint_100.pt
   miipher2 checkpoint verify exp            # every run, including published/ and set-aside files
-  miipher2 checkpoint verify --chain exp/adapter_mini/published/final.safetensors
+  miipher2 checkpoint verify --chain exp/adapter_embedded/published/final.safetensors
 """
 DIFF = """\
 Compare two checkpoints, of one run or of two, or two files of weights (.safetensors).
@@ -94,8 +94,8 @@ starts on this host.
 exit codes: 0 bit-identical, 1 different
 
 examples:
-  miipher2 checkpoint replay exp/adapter_mini/checkpoint_100.pt exp/adapter_mini/checkpoint_200.pt
-  miipher2 checkpoint replay --spans 3 exp/adapter_mini
+  miipher2 checkpoint replay exp/adapter_embedded/checkpoint_100.pt exp/adapter_embedded/checkpoint_200.pt
+  miipher2 checkpoint replay --spans 3 exp/adapter_embedded
 """
 
 
