@@ -68,3 +68,26 @@ def test_two_processes_train_through_one_parameter(real_clone: Clone) -> None:
     assert "torchrun --standalone --nproc-per-node=2 stages/train_adapter.py" in output
     assert read_json(real_clone.root / f"{ADAPTER}/checkpoint_8.json")["environment"]["world_size"] == "2"
     assert is_skipped("train_adapter", real_clone.experiment(launch, "train_adapter.seed=8"))
+
+
+def test_weights_that_do_not_fit_leave_the_runs_folder_untouched(real_clone: Clone) -> None:
+    def content() -> dict[str, tuple[bytes, float]]:
+        return {
+            str(path): (real_clone.digest(str(path)), path.stat().st_mtime)
+            for path in (real_clone.root / "exp").rglob("*")
+            if path.is_file()
+        }
+
+    before = content()
+    assert any(f"{ADAPTER}/checkpoint_" in path for path in before)
+    stage = ("python", "stages/train_adapter.py", "--config-name=adapter_embedded")
+    for wrong, reason in (
+        ("model.adapter_hidden_dim=8", "was trained with model.adapter_hidden_dim=256; this stage has 8"),
+        ("model.hubert_layer=2", "this stage has 2"),
+        (f"init_from.adapter={TUNED}/published", "is it of the right stage?"),
+        ("init_from.adapter=nowhere", "nowhere"),
+    ):
+        output = real_clone.run(*stage, wrong, check=False)
+        assert reason in output, output
+        assert "Starting fresh training" not in output
+    assert content() == before
