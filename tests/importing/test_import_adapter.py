@@ -75,6 +75,7 @@ def test_features_are_those_of_the_source(tmp_path: Path, miipher2: Command, enc
 
 def test_imported_json_names_source_licence_and_what_is_not_exact(imported: Path, tmp_path: Path) -> None:
     described = json.loads((imported / "imported.json").read_text())
+    assert len({path.stat().st_mode for path in imported.rglob("*") if path.is_file()}) == 1  # readable by all alike
     assert described["encoder"]["layer"] == LAYERS
     record = described["adapter"]
     assert json.loads((imported / "adapter/imported.json").read_text()) == record

@@ -38,6 +38,8 @@ def test_bundle_restores_like_the_published_weights(tmp_path: Path, encoder: str
     np.testing.assert_array_equal(bundled(wave(5_000), 16_000), expected)
     assert bundled.weights.digest() == digest
     assert bundled.weights.lineage == restorer.weights.lineage
+    files = [path for path in (tmp_path / "bundle").rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1  # all may read the weights who may read the description
 
 
 def test_bfloat16_bundle_is_half_the_size_and_restores_nearly_the_same(tmp_path: Path) -> None:

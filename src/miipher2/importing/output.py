@@ -88,6 +88,8 @@ def write(
                 described[part] = published.record.as_dict()
         (temporary / IMPORTED).write_text(json.dumps(described, indent=2) + "\n")
         for path in sorted(temporary.rglob("*")):
+            if path.is_file():  # safetensors lets their owner alone read what it writes
+                shutil.copymode(temporary / IMPORTED, path)
             fsync(path)
         temporary.rename(target)
         fsync(target.parent)

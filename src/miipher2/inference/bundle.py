@@ -61,6 +61,8 @@ def save_bundle(
             "lineage": weights.lineage,
         }
         (temporary / CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+        for path in temporary.rglob("*.safetensors"):  # which safetensors lets their owner alone read
+            shutil.copymode(temporary / CONFIG, path)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
