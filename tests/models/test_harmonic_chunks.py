@@ -51,9 +51,12 @@ def exact_pitch(features: Tensor) -> Pitch:
     return Pitch((200 + 60 * features[..., 0]).clamp(MIN_PITCH_HZ, MAX_PITCH_HZ), features[..., 1] > -1)
 
 
+@pytest.mark.parametrize("envelope_mels", [None, 20])
 @pytest.mark.parametrize(("rate_hz", "frames"), [*((rate_hz, 120) for rate_hz in RATES), (16_000, 2_000)])
-def test_chunks_in_any_order_equal_the_whole(rate_hz: int, frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator, features = new_harmonic(rate_hz), slow(frames)
+def test_chunks_in_any_order_equal_the_whole(
+    rate_hz: int, frames: int, envelope_mels: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, features = new_harmonic(rate_hz, envelope_mels=envelope_mels), slow(frames)
     monkeypatch.setattr(generator, "predict_pitch", exact_pitch)
     pitch = generator.predict_pitch(features)
     assert 0.4 < pitch.is_voiced.float().mean() < 0.9

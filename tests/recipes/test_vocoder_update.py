@@ -48,6 +48,13 @@ def test_what_a_generator_has_in_closed_form_is_fitted_before_training(encoder_f
     assert not changed(dict(fresh.generator.state_dict()), dict(fresh._exported_generator().state_dict()))
 
 
+def test_other_ranks_make_no_batches_to_fit_on(encoder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miipher2.training.distributed.rank", lambda: 1)
+    batches = iter([batch()])
+    vocoder(encoder_folder, *HARMONIC).initialise(batches)
+    assert len(list(batches)) == 1
+
+
 def test_mel_distance_is_the_mean_over_windows(encoder_folder: Path) -> None:
     each = [
         ready(encoder_folder, f"loss.mel_windows={windows}").update(batch(), 0)["generator/mel"]

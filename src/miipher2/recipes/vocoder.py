@@ -143,9 +143,9 @@ class VocoderRecipe:
         """
         if "vocoder" in self.upstream_digests:
             return
-        batches = list(batches)
+        batches = list(batches) if distributed.rank() == 0 else []  # they are read twice, and made when read
         fit_normaliser(self.normaliser, self.encoder, batches, self.device, self.bf16)
-        if distributed.rank() == 0:
+        if batches:
             self.generator.fit(self._fit_example(batch) for batch in batches)
         distributed.broadcast(list(self.generator.parameters()))
         if self.ema is not None:

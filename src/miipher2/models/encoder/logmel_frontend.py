@@ -219,8 +219,14 @@ def _mel_filters(mels: int) -> Float64[np.ndarray, "257 mel"]:
         return 1127.0 * np.log(1.0 + frequency_hz / 700.0)
 
     edges = np.linspace(to_mel(20), to_mel(SAMPLE_RATE_HZ // 2), mels + 2)
-    slopes = edges[None] - to_mel(SAMPLE_RATE_HZ / 512 * np.arange(257))[:, None]
-    widths = np.diff(edges)
+    return triangular_bands(edges, to_mel(SAMPLE_RATE_HZ / 512 * np.arange(257)))
+
+
+def triangular_bands(
+    edges: Float64[np.ndarray, " edge"], bins: Float64[np.ndarray, " bin"]
+) -> Float64[np.ndarray, "bin band"]:
+    """Return the weights of bins in bands that rise from 0 at one edge to 1 at the next, and fall to 0 at the third."""
+    slopes, widths = edges[None] - bins[:, None], np.diff(edges)
     return np.maximum(0.0, np.minimum(-slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]))
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from miipher2.config.schema_data import FRAMES_PER_SECOND
+from miipher2.models.encoder.logmel_frontend import triangular_bands
 from miipher2.models.vocoder.generator import ChunkPosition, FitExample
 from miipher2.models.vocoder.pitch import MAX_PITCH_HZ, MIN_PITCH_HZ, estimate_pitch
 from miipher2.models.vocoder.vocos import ConvNextGenerator, windowed_overlap_add
@@ -265,9 +266,7 @@ def _mel_matrices(
     highest_hz, log_step = sample_rate_hz / 2, math.log(6.4) / 27
     edges = np.linspace(0, 15 + math.log(highest_hz / 1000) / log_step, mels + 2)
     edges_hz = np.where(edges < 15, edges * 200 / 3, 1000 * np.exp(log_step * (edges - 15)))
-    slopes = edges_hz - np.linspace(0, highest_hz, window_samples // 2 + 1)[:, None]
-    widths = np.diff(edges_hz)
-    bands = np.maximum(0.0, np.minimum(-slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]))
+    bands = triangular_bands(edges_hz, np.linspace(0, highest_hz, window_samples // 2 + 1))
     if not bands.sum(0).all():
         raise ValueError(f"envelope_mels={mels}; should be fewer: some bands are narrower than a bin")
     average, bins = bands / bands.sum(0), np.arange(len(bands))
