@@ -77,7 +77,7 @@ def measure_save(folder: Path, megabytes: int, repeats: int) -> None:
 
 
 def measure_share(folder: Path) -> None:
-    """Compare a save of the vocoder at full size with the updates between two saves, on CUDA where there is some."""
+    """Compare what a save of the full-size vocoder delays with the updates between two, on CUDA where there is some."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = composed_vocoder(folder)
     recipe = VocoderRecipe.from_config(config, device, ROOT)
@@ -101,11 +101,12 @@ def measure_share(folder: Path) -> None:
     one = seconds(update, 3)
     state = checkpoint_of(recipe.state_dict())
     save = seconds(lambda: checkpoint.save(folder, state, {}).unlink(), 3)
+    copy = seconds(lambda: checkpoint.copy_to_host(recipe.state_dict()), 3)
     interval = config.checkpoint.save_interval
     size = checkpoint.size_of(state.as_dict()) / 1e6
     print(
-        f"save of the full-size vocoder on {device}: {size:.0f} MB in {save:.2f} s, an update takes {one:.2f} s, "
-        f"share of training at the default interval of {interval} updates {save / (save + interval * one):.3%}"
+        f"save of the full-size vocoder on {device}: {size:.0f} MB in {save:.2f} s, an update takes {one:.2f} s; "
+        f"training waits for the copy, {copy:.2f} s: {copy / (copy + interval * one):.3%} at the default interval"
     )
 
 

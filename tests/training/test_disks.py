@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,28 @@ def test_a_full_disk_is_detected_before_anything_is_written(trained: Path, tmp_p
     monkeypatch.undo()
     assert [step for step, path in list_checkpoints(folder) if load(path)] == [4, 8]
     Tiny(folder)(folder / "checkpoint_8.pt")
+
+
+def test_a_disk_too_small_for_the_checkpoints_to_come_is_said_before_training(
+    tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**31, 2**31 - 2**21, 2**21))
+    Tiny(folder, steps=8, save_interval=1)()
+    assert "checkpoints to come" not in caplog.text
+    with pytest.raises(_Stopped):
+        Tiny(folder, steps=2_000_000, save_interval=1, keep_last_n=10**6, before_first_update=_stop)()
+    assert re.search(
+        r"run: the checkpoints to come take [\d.]+ GB and 0\.0 GB are free \(the last 1000000", caplog.text
+    )
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _stop() -> None:
+    raise _Stopped
 
 
 @pytest.fixture

@@ -213,6 +213,25 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def copy_to_host(content: Any) -> Any:
+    """Return a copy of plain values and tensors that nothing else changes, its tensors in the host's memory."""
+    copy = _copy_to_host(content)
+    if torch.cuda.is_initialized():
+        torch.cuda.current_stream().synchronize()
+    return copy
+
+
+def _copy_to_host(content: Any) -> Any:
+    if type(content) is torch.Tensor:
+        copy = torch.empty(content.shape, dtype=content.dtype, pin_memory=content.is_cuda)
+        return copy.copy_(content, non_blocking=True)
+    if isinstance(content, dict):
+        return {name: _copy_to_host(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_copy_to_host(value) for value in content)
+    return content
+
+
 def size_of(content: Any) -> int:
     """Return about how many bytes a value takes in a checkpoint.
 

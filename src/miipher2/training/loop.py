@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from miipher2 import rng
 from miipher2.training import distributed, run_dir
+from miipher2.training.checkpoint import copy_to_host
 from miipher2.training.history import History
 from miipher2.training.optimizer import NonFiniteError
 from miipher2.training.recipe import Batch, Recipe
@@ -49,6 +51,9 @@ class LoopConfig:
 class Loop:
     """Trains a recipe from its run's start to `config.steps`.
 
+    Checkpoints are written in the background from a copy of the state, one at a time. One that cannot be written stops
+    training at the next update.
+
     Args:
         batches: gives this rank's share of the batches of the steps [start, stop), a pure function of the step.
         validation: gives this rank's share of the fixed validation batches.
@@ -72,6 +77,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.best = None if self.run.resumed is None else self.run.resumed.best
         self._batches = hashlib.sha256()
+        self._saving: Future[Path] | None = None
 
     def train(self) -> dict[str, float]:
         """Train, and return the metrics of a last validation.
@@ -82,7 +88,7 @@ class Loop:
         """
         config, step = self.config, self.run.start_step
         recent: dict[int, Batch] = {}
-        with stop_request() as stop, _naming_the_batch(recent):
+        with stop_request() as stop, _naming_the_batch(recent), ThreadPoolExecutor(1, "save") as self._writer:
             for batch in self._with_waits(self.batches(step, config.steps)):
                 recent[step] = batch
                 recent.pop(step - 2, None)
@@ -92,8 +98,13 @@ class Loop:
                 self._log(step, metrics if step % config.log_interval == 0 else {})
                 # A signal to one rank stops all of them, after the same update.
                 signal_number = distributed.all_reduce_max(stop.signal_number or 0)
-                if signal_number or step == config.steps or self.run.is_due(step, config.save_interval):
-                    saved = self._save(step)
+                is_last = bool(signal_number) or step == config.steps
+                if is_last or self.run.is_due(step, config.save_interval):
+                    self._save(step)
+                if is_last or (self._saving is not None and self._saving.done()):
+                    saved = self._finish_saving()
+                if is_last:
+                    distributed.barrier()  # what ends the other ranks may end rank 0 too
                 if signal_number and step < config.steps:
                     raise self._interrupted(signal_number, saved, step)
         with rng.guarded():
@@ -140,28 +151,49 @@ class Loop:
         results = [result for each in distributed.all_gather(own) for result in each]
         return {name: sum(result[name] for result in results) / len(results) for name in results[0]}
 
-    def _save(self, step: int) -> Path | None:
-        """Save and rotate on rank 0, while the other ranks wait: what ends them may end rank 0 too."""
+    def _save(self, step: int) -> None:
+        """Copy the state, and save it on rank 0 while training goes on; the save before is durable by then."""
         rng_states = distributed.all_gather(rng.get_state())
         batches = distributed.all_gather(self._batches.hexdigest())
         self._batches = hashlib.sha256()
-        saved = None
-        if distributed.rank() == 0:
-            saved = self.run.save(
-                self.recipe,
-                step,
-                rng_states=rng_states,
-                history=self.history.text,
-                best=self.best,
-                wandb=self.wandb,
-                batches_sha256=hashlib.sha256("".join(batches).encode()).hexdigest(),
-            )
-            log.info("Saved %s", saved)
-            run_dir.rotate(
-                self.run.folder, run_id=self.run.run_id, keep_last_n=self.config.keep_last_n, parent=self.run.parent
-            )
-        distributed.barrier()
+        if distributed.rank():
+            return
+        self._finish_saving()
+        state = copy_to_host(self.recipe.state_dict())
+        batches_sha256 = hashlib.sha256("".join(batches).encode()).hexdigest()
+        self._saving = self._writer.submit(
+            self._write, state, step, rng_states, self.history.text, self.best, batches_sha256
+        )
+
+    def _write(
+        self,
+        state: dict[str, Any],
+        step: int,
+        rng_states: list[dict[str, Any]],
+        history: str,
+        best: dict[str, Any] | None,
+        batches_sha256: str,
+    ) -> Path:
+        """Write the checkpoint, and remove those that rotation no longer keeps."""
+        saved = self.run.save(
+            state,
+            step,
+            rng_states=rng_states,
+            history=history,
+            best=best,
+            wandb=self.wandb,
+            batches_sha256=batches_sha256,
+        )
+        log.info("Saved %s", saved)
+        run_dir.rotate(
+            self.run.folder, run_id=self.run.run_id, keep_last_n=self.config.keep_last_n, parent=self.run.parent
+        )
         return saved
+
+    def _finish_saving(self) -> Path | None:
+        """Wait until the checkpoint that is being written is durable, raise what failed, and return its path."""
+        saving, self._saving = self._saving, None
+        return None if saving is None else saving.result()
 
     def _interrupted(self, signal_number: int, saved: Path | None, step: int) -> Interrupted:
         name = signal.Signals(signal_number).name

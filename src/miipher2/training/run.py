@@ -114,7 +114,7 @@ class Run:
 
     def save(
         self,
-        recipe: Recipe,
+        state: dict[str, Any],
         step: int,
         *,
         rng_states: list[dict[str, Any]],
@@ -126,10 +126,10 @@ class Run:
         """Save everything that the run's future depends on.
 
         Args:
+            state: the recipe's.
             rng_states: one entry for each rank.
             batches_sha256: digest of the utterances of all batches since the last save.
         """
-        state = recipe.state_dict()
         code_sha256 = self.about.get("code", {}).get("sha256")
         link = self.chain.next(
             step, batches_sha256=batches_sha256, data_sha256=self.data_sha256, code_sha256=code_sha256

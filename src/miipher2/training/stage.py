@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -171,7 +172,7 @@ class Training:
             self.aside = run_dir.set_aside(folder, self.run.parent)
             if self.aside is not None:
                 log.info("Set aside files of another run or of later steps: %s", self.aside)
-            check_free_space(folder, size_of(self.recipe.state_dict()))
+            self._check_free_space()
             write_atomically(folder / "config.yaml", yaml.safe_dump(self.run.config, sort_keys=False).encode())
             final = self.train()
             published = run_dir.publish(
@@ -229,6 +230,23 @@ class Training:
             if wandb_run is not None:
                 wandb_run.close(exit_code)
         return final
+
+    def _check_free_space(self) -> None:
+        """Check that there is room for a checkpoint, and warn where rotation will keep more than there is room for.
+
+        Raises:
+            OSError: there is no room for one.
+        """
+        each, checkpoint = size_of(self.recipe.state_dict()), self.config.checkpoint
+        check_free_space(self.run.folder, each)
+        coming = math.ceil((self.config.steps - self.run.start_step) / checkpoint.save_interval)
+        needed, free = min(coming, checkpoint.keep_last_n + 1) * each, shutil.disk_usage(self.run.folder).free
+        if needed > free:
+            log.warning(
+                "%s: the checkpoints to come take %.1f GB and %.1f GB are free (the last %d are kept, %.2f GB each): "
+                "lower checkpoint.keep_last_n or raise checkpoint.save_interval",
+                *(self.run.folder, needed / 1e9, free / 1e9, checkpoint.keep_last_n, each / 1e9),
+            )
 
     def _sample_logger(self, wandb_run: WandbRun | None) -> Callable[[int], None]:
         """Return what logs a few validation utterances to W&B after a validation; without W&B, a no-op."""

@@ -26,7 +26,6 @@ from miipher2.data.prepared import PreparedData
 from miipher2.rng import stream
 from miipher2.training import distributed
 from miipher2.training.checkpoint import load
-from miipher2.training.recipe import Recipe
 from miipher2.training.run import Run
 from miipher2.training.stage import Training, make_recipe, start_device
 from miipher2.training.summary import list_checkpoints, read_summary
@@ -233,7 +232,7 @@ class ReplayedRun(Run):
         """Return whether there is an earlier checkpoint to compare with."""
         return step in self.waypoints
 
-    def save(self, recipe: Recipe, step: int, **state: Any) -> Path:
+    def save(self, state: dict[str, Any], step: int, **others: Any) -> Path:
         """Save into the scratch folder where there is an earlier checkpoint of the step, and compare the two.
 
         Raises:
@@ -242,7 +241,7 @@ class ReplayedRun(Run):
         """
         if step not in self.waypoints or self.difference is not None:
             return self.folder
-        saved = super().save(recipe, step, **state)
+        saved = super().save(state, step, **others)
         earlier, again = ({**load(path)[0].as_dict(), **_batches(path)} for path in (self.waypoints[step], saved))
         # Other intervals give other rows, for that reason alone.
         skipped = {"history", "best"} if any(earlier["config"][key] != self.config[key] for key in INTERVALS) else set()
