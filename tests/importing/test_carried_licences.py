@@ -38,28 +38,32 @@ def test_licence_goes_with_every_run_that_starts_there(
     assert second.code == 0, second.output
     published = workspace / "exp/heir/published"
     described = json.loads((published / "checkpoint_2.json").read_text())
-    (licence,) = described["licences"]
-    assert licence["is_non_commercial"] is True
+    of_encoder, licence = described["licences"]
+    assert all(each["is_non_commercial"] is True for each in (of_encoder, licence))
+    assert of_encoder["of"] == "encoder (in adapter.pt)"
     assert licence["of"] == "adapters of the original Miipher-2 code (adapter.pt)"
     weights = load_published(published, out / "vocoder", workspace)
     found = licences_of_lineage(weights.lineage)
-    assert [(part, excludes) for part, _, excludes in found] == [("adapter", True), ("vocoder", False)]
-    assert found[0][1].startswith(
+    assert [(part, excludes) for part, _, excludes in found] == [("adapter", True)] * 2 + [("vocoder", False)]
+    assert found[0][1].startswith("started from encoder (in adapter.pt): holds mHuBERT-147")
+    assert found[1][1].startswith(
         "started from adapters of the original Miipher-2 code (adapter.pt): holds mHuBERT-147"
     )
     assert choose_licence(None, weights.lineage) == "cc-by-nc-sa-4.0"
     with pytest.raises(ValueError, match="--license mit: allows commercial use"):
         choose_licence("mit", weights.lineage)
     card = make_card(weights, "owner/name", "cc-by-nc-sa-4.0", None, precision="fp32", encoder="include")
-    assert "**No commercial use**: the adapter (started from adapters of the original Miipher-2 code" in card
+    assert "**No commercial use**: the adapter (started from encoder (in adapter.pt): holds" in card
     save_bundle(weights, tmp_path / "bundle", precision="fp32", encoder_from=str(out / "encoder"))
-    assert Restorer.from_bundle(tmp_path / "bundle").weights.lineage["adapter"]["training"]["licences"] == [licence]
+    lineage = Restorer.from_bundle(tmp_path / "bundle").weights.lineage
+    assert lineage["adapter"]["training"]["licences"] == described["licences"]
     start_there = {"adapter": str(tmp_path / "bundle"), "vocoder": str(out / "vocoder"), "discriminators": None}
-    licences = licences_of_start(start_there, ROOT)
-    assert [each["is_non_commercial"] for each in licences] == [True, False]
-    assert licences[0] == licence
+    licences = licences_of_start("", start_there, ROOT)
+    assert [each["is_non_commercial"] for each in licences] == [True, True, False]
+    assert licences[:2] == [of_encoder, licence]
+    assert licences_of_start(f"{out}/encoder", {}, ROOT) == [of_encoder]
 
 
 def test_own_weights_have_no_licence_to_carry() -> None:
     assert PretrainedWeights("init_from.adapter", "models/mini/restorer", ROOT).licences == []
-    assert licences_of_start({"adapter": None}, ROOT) == []
+    assert licences_of_start("", {"adapter": None}, ROOT) == []

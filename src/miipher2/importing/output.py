@@ -15,6 +15,7 @@ from torch import Tensor
 
 from miipher2.atomic_io import fsync, temporary_name
 from miipher2.importing.source import Record
+from miipher2.inference.licences import non_commercial_part
 from miipher2.inference.weights import WeightsFile
 from miipher2.models.encoder.encoder import SpeechEncoder
 from miipher2.models.encoder.from_pretrained import load_encoder
@@ -77,10 +78,14 @@ def write(
             "hubert_revision": None,
             "hubert_layer": layer,
         }
-        described: dict[str, Any] = {
-            "format": FORMAT,
-            ENCODER: {"source": encoder_source, "layer": layer, "sha256": encoder.digest},
-        }
+        of_encoder = {"source": encoder_source, "layer": layer, "sha256": encoder.digest}
+        described: dict[str, Any] = {"format": FORMAT, ENCODER: of_encoder}
+        known = non_commercial_part(encoder_source)
+        licence, is_non_commercial = ("", False) if known is None else (" is ".join(known), True)
+        if adapter is not None:  # whose file has the encoder
+            licence, is_non_commercial = adapter.record.licence, adapter.record.is_non_commercial
+        terms = {"kind": ENCODER, "file": encoder_source, "licence": licence, "is_non_commercial": is_non_commercial}
+        (temporary / ENCODER / IMPORTED).write_text(json.dumps(terms, indent=2) + "\n")
         for part, published in ((ADAPTER, adapter), (VOCODER, vocoder)):
             if published is not None:
                 model = {"adapter_hidden_dim": None, **shared, **published.model}

@@ -191,16 +191,18 @@ def licences_of_part(part: Any) -> list[dict[str, Any]]:
     return found
 
 
-def licences_of_start(init_from: Mapping[str, str | None], root: Path) -> list[dict[str, Any]]:
-    """Return the licences of the weights that a stage starts from, each once.
+def licences_of_start(encoder: str, init_from: Mapping[str, str | None], root: Path) -> list[dict[str, Any]]:
+    """Return the licences of the imported encoder and of the weights that a stage starts from, each once.
 
     Args:
+        encoder: name or folder of the encoder; only a folder that `miipher2 import` wrote has a licence of its own.
         init_from: that section of its configuration.
 
     Raises:
         FileNotFoundError, ValueError: as `PretrainedWeights`.
     """
-    found: list[dict[str, Any]] = []
+    imported = root / encoder / IMPORTED
+    found = licences_of_part({"imported": json.loads(imported.read_text())}) if imported.is_file() else []
     for key, name in init_from.items():
         if name is not None:
             licences = PretrainedWeights(f"init_from.{key}", name, root).licences

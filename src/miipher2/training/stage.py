@@ -123,11 +123,13 @@ class Training:
         """Return the training of a stage on prepared data, in its folder below exp/."""
         rank, world_size = distributed.rank(), distributed.world_size()
         batches, validation = make_batches(config, data, rank=rank, world_size=world_size)
-        licences = licences_of_start(asdict(config).get("init_from", {}), ROOT)
+        values = asdict(config)
+        encoder = values.get("model", {}).get("hubert_model_name", "")
+        licences = licences_of_start(encoder, values.get("init_from", {}), ROOT)
         run = Run(
             stage=stage,
             folder=ROOT / "exp" / config.name,
-            config=asdict(config),
+            config=values,
             data_sha256=data.digest,
             upstream_digests=recipe.upstream_digests,
             environment=describe_environment(device, world_size),
