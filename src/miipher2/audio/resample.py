@@ -38,7 +38,7 @@ def _resampler(from_hz: int, to_hz: int) -> nn.Module:
 class StreamResampler:
     """Resamples block by block with the filter of `resample`, in memory that does not grow with the recording.
 
-    The blocks have no effect on the samples beyond rounding (-120 dB). N samples in give ceil(N * to_hz / from_hz) out.
+    The blocks have no effect on the samples beyond rounding (-114 dB). N samples in give ceil(N * to_hz / from_hz) out.
 
     Args:
         from_hz, to_hz: any two, also without a small ratio.
