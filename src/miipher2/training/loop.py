@@ -159,31 +159,20 @@ class Loop:
         if distributed.rank():
             return
         self._finish_saving()
-        state = copy_to_host(self.recipe.state_dict())
-        batches_sha256 = hashlib.sha256("".join(batches).encode()).hexdigest()
         self._saving = self._writer.submit(
-            self._write, state, step, rng_states, self.history.text, self.best, batches_sha256
-        )
-
-    def _write(
-        self,
-        state: dict[str, Any],
-        step: int,
-        rng_states: list[dict[str, Any]],
-        history: str,
-        best: dict[str, Any] | None,
-        batches_sha256: str,
-    ) -> Path:
-        """Write the checkpoint, and remove those that rotation no longer keeps."""
-        saved = self.run.save(
-            state,
+            self._write,
+            copy_to_host(self.recipe.state_dict()),
             step,
             rng_states=rng_states,
-            history=history,
-            best=best,
+            history=self.history.text,
+            best=self.best,
             wandb=self.wandb,
-            batches_sha256=batches_sha256,
+            batches_sha256=hashlib.sha256("".join(batches).encode()).hexdigest(),
         )
+
+    def _write(self, state: dict[str, Any], step: int, **others: Any) -> Path:
+        """Write the checkpoint, and remove those that rotation no longer keeps."""
+        saved = self.run.save(state, step, **others)
         log.info("Saved %s", saved)
         run_dir.rotate(
             self.run.folder, run_id=self.run.run_id, keep_last_n=self.config.keep_last_n, parent=self.run.parent
