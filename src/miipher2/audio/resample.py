@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 # The sharp Kaiser window of torchaudio's resampling tutorial ("kaiser_best"): aliases below -100 dB.
 ZERO_CROSSINGS, ROLLOFF, BETA = 64, 0.9475937167399596, 14.769656459379492
 MAX_KERNEL = 4_000_000  # taps of all phases; rates without a small ratio, 44,101 to 16,000, would need 700 million
+KERNEL_PARTS = 5  # each convolved on its own: one sum over all taps rounds twice as much
 
 
 def resample(wave: Float32[np.ndarray, "time"], from_hz: int, to_hz: int) -> Float32[np.ndarray, "resampled"]:
@@ -38,7 +39,7 @@ def _resampler(from_hz: int, to_hz: int) -> nn.Module:
 class StreamResampler:
     """Resamples block by block with the filter of `resample`, in memory that does not grow with the recording.
 
-    The blocks have no effect on the samples beyond rounding (-114 dB). N samples in give ceil(N * to_hz / from_hz) out.
+    The blocks have no effect on the samples beyond rounding (-120 dB). N samples in give ceil(N * to_hz / from_hz) out.
 
     Args:
         from_hz, to_hz: any two, also without a small ratio.
@@ -80,7 +81,7 @@ class StreamResampler:
         self._samples_out += periods * self._up
         if width * self._up <= MAX_KERNEL:
             with _one_thread(), torch.inference_mode():
-                phases = F.conv1d(torch.from_numpy(used)[:, None], _kernel(self._up, self._down), stride=self._down)
+                phases = _convolve(torch.from_numpy(used)[:, None], _kernel(self._up, self._down), self._down)
             return np.ascontiguousarray(phases.transpose(1, 2).reshape(len(used), -1).numpy())
         from scipy.signal import upfirdn  # half a second
 
@@ -88,6 +89,18 @@ class StreamResampler:
         filtered = upfirdn(_filter(self._up, self._down), used, self._up, self._down)
         first = (2 * self._reach * self._up + -2 * self._reach * self._up % self._down) // self._down
         return filtered[:, first : first + periods * self._up].astype(np.float32)
+
+
+def _convolve(
+    wave: Float32[Tensor, "channel 1 time"], kernel: Float32[Tensor, "up 1 width"], stride: int
+) -> Float32[Tensor, "channel up period"]:
+    """Return the convolution, as the sum of those with `KERNEL_PARTS` parts of the kernel."""
+    rest, size = wave.shape[2] - kernel.shape[2], -(-kernel.shape[2] // KERNEL_PARTS)
+    parts = (
+        F.conv1d(wave[:, :, index * size : index * size + rest + taps.shape[2]], taps, stride=stride)
+        for index, taps in enumerate(kernel.split(size, 2))
+    )
+    return reduce(torch.add, parts)
 
 
 def _reach(up: int, down: int) -> int:
