@@ -11,6 +11,7 @@ import torch
 from tiny_weights import load, publish_all, wave
 
 from miipher2.config.paths import ROOT
+from miipher2.training.checkpoint import copy_to_host
 
 pytestmark = [
     pytest.mark.gpu,
@@ -69,6 +70,14 @@ torch.cuda.synchronize()
 print(torch.cuda.current_device(), *events, torch.cuda.memory_stats(0).get("allocation.all.allocated", 0))
 """
     assert run(code) == "1 cuda:1 0"
+
+
+def test_the_copy_that_a_checkpoint_is_written_from_is_whole_and_pinned() -> None:
+    numbers = torch.arange(1_000.0)
+    copy = copy_to_host({"model": [numbers.cuda(), {"ema": (2 * numbers).cuda()}], "step": 3})
+    assert torch.equal(copy["model"][0], numbers)
+    assert torch.equal(copy["model"][1]["ema"], 2 * numbers)
+    assert (copy["step"], copy["model"][0].is_pinned()) == (3, True)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])

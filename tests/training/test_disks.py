@@ -48,6 +48,9 @@ def test_a_disk_too_small_for_the_checkpoints_to_come_is_said_before_training(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**31, 2**31 - 2**21, 2**21))
     Tiny(folder, steps=8, save_interval=1)()
     assert "checkpoints to come" not in caplog.text
+    with pytest.raises(_Stopped):  # rotation has as many as it keeps
+        Tiny(folder, steps=10**6, save_interval=1, keep_last_n=8, before_first_update=_stop)(folder / "checkpoint_8.pt")
+    assert "checkpoints to come" not in caplog.text
     with pytest.raises(_Stopped):
         Tiny(folder, steps=2_000_000, save_interval=1, keep_last_n=10**6, before_first_update=_stop)()
     assert re.search(

@@ -77,19 +77,27 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, second: signal.Signals) ->
 
 
 def test_a_signal_in_the_middle_of_a_save_waits_for_it(tmp_path: Path, monkeypatch: Any) -> None:
-    replace = os.replace
+    """Training goes on during the save, so the signal stops it after the update that it then makes, or the next."""
+    replace, updates, at_signal = os.replace, list[int](), list[int]()
+
+    def make() -> TinyRecipe:
+        recipe = TinyRecipe()
+        recipe.between = updates.append
+        return recipe
 
     def replace_after_signal(source: Any, target: Any, **more: Any) -> None:
         if Path(target).name == "checkpoint_4.pt":
+            at_signal.append(len(updates))
             os.kill(os.getpid(), signal.SIGTERM)
         replace(source, target, **more)
 
     monkeypatch.setattr(os, "replace", replace_after_signal)
     with pytest.raises(Interrupted):
-        Tiny(tmp_path / "run")()
-    steps = [step for step, path in list_checkpoints(tmp_path / "run") if load(path)]
-    assert steps[0] == 4
-    assert 5 <= steps[-1] < 12  # training went on until the save had come so far
+        Tiny(tmp_path / "run", make_recipe=make)()
+    first, *_, last = [step for step, path in list_checkpoints(tmp_path / "run") if load(path)]
+    assert first == 4
+    assert last == len(updates)
+    assert max(5, at_signal[0]) <= last <= at_signal[0] + 1
 
 
 def test_signal_handlers_are_restored_after_an_error() -> None:

@@ -37,6 +37,7 @@ from miipher2.training.history import History
 from miipher2.training.loop import Loop, LoopConfig
 from miipher2.training.recipe import Batch, HasSamples, Recipe
 from miipher2.training.run import Run
+from miipher2.training.summary import list_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +243,8 @@ class Training:
         each, checkpoint = size_of(self.recipe.state_dict()), self.config.checkpoint
         check_free_space(self.run.folder, each)
         coming = math.ceil((self.config.steps - self.run.start_step) / checkpoint.save_interval)
-        needed, free = min(coming, checkpoint.keep_last_n + 1) * each, shutil.disk_usage(self.run.folder).free
+        kept = max(1, checkpoint.keep_last_n + 1 - len(list_checkpoints(self.run.folder)))  # one goes after one came
+        needed, free = min(coming, kept) * each, shutil.disk_usage(self.run.folder).free
         if needed > free:
             log.warning(
                 "%s: the checkpoints to come take %.1f GB and %.1f GB are free (the last %d are kept, %.2f GB each): "
