@@ -64,6 +64,20 @@ def test_licence_goes_with_every_run_that_starts_there(
     assert licences_of_start(f"{out}/encoder", {}, ROOT) == [of_encoder]
 
 
+def test_the_licence_of_an_encoder_that_comes_with_a_vocoder_is_said_and_carried(
+    tmp_path: Path, miipher2: Command
+) -> None:
+    save_encoder(tmp_path / "mHuBERT-147", "hubert")
+    path, out = SslVocoder(16_000, (8, 5, 4, 2)).save(tmp_path / "vocoder.ckpt"), tmp_path / "out"
+    result = miipher2("import", out, "--vocoder", path, "--encoder", tmp_path / "mHuBERT-147")
+    assert f"{out}/encoder\n  NO COMMERCIAL USE: mHuBERT-147 is cc-by-nc-sa-4.0\n" in result.out
+    (licence,) = licences_of_start(str(out / "encoder"), {}, ROOT)
+    assert (licence["licence"], licence["is_non_commercial"]) == ("mHuBERT-147 is cc-by-nc-sa-4.0", True)
+    (out / "encoder/imported.json").write_text("{")
+    with pytest.raises(ValueError, match=r"encoder/imported.json: damaged \(.*\); should be what `miipher2 import`"):
+        licences_of_start(str(out / "encoder"), {}, ROOT)
+
+
 def test_own_weights_have_no_licence_to_carry() -> None:
     assert PretrainedWeights("init_from.adapter", "models/mini/restorer", ROOT).licences == []
     assert licences_of_start("", {"adapter": None}, ROOT) == []

@@ -42,7 +42,9 @@ def test_bundle_includes_the_shipped_encoder_and_its_lineage() -> None:
     assert set(description["lineage"]) >= {"adapter", "vocoder"}
 
 
-def test_noise_is_reduced_and_the_length_kept(restorer: Restorer) -> None:
+@pytest.mark.parametrize("bundle", [SHIPPED, "models/candidate/restorer"])
+def test_noise_is_reduced_and_the_length_kept(bundle: str) -> None:
+    restorer = Restorer.from_bundle(ROOT / bundle, root=ROOT)
     clean, degraded = read_with_noise(CLIPS[0])
     restored = restorer(degraded, 16_000)
     assert len(restored) == len(degraded)

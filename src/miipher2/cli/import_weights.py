@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         is_checked=arguments.check,
     )
     described = import_weights(arguments.folder, sources, ROOT)
+    if "adapter" not in described and described["encoder"]["is_non_commercial"]:
+        sys.stdout.write(f"{arguments.folder / 'encoder'}\n  {_terms(described['encoder'])}\n")
     for part in ("adapter", "vocoder"):
         if part in described:
             _report(Path(arguments.folder, part), described[part])
@@ -81,5 +83,9 @@ def _report(folder: Any, record: dict[str, Any]) -> None:
     if record["checked"] is not None:
         lines += [f"  checked: at most {record['checked']:.1g} of the largest value apart from the file's own output"]
     lines += [f"  left out: {reason} ({len(names)})" for reason, names in record["left_out"].items()]
-    lines += [f"  {'NO COMMERCIAL USE' if record['is_non_commercial'] else 'licence'}: {record['licence']}"]
+    lines += [f"  {_terms(record)}"]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _terms(record: dict[str, Any]) -> str:
+    return f"{'NO COMMERCIAL USE' if record['is_non_commercial'] else 'licence'}: {record['licence']}"

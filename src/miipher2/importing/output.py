@@ -78,14 +78,18 @@ def write(
             "hubert_revision": None,
             "hubert_layer": layer,
         }
-        of_encoder = {"source": encoder_source, "layer": layer, "sha256": encoder.digest}
-        described: dict[str, Any] = {"format": FORMAT, ENCODER: of_encoder}
-        known = non_commercial_part(encoder_source)
-        licence, is_non_commercial = ("", False) if known is None else (" is ".join(known), True)
         if adapter is not None:  # whose file has the encoder
             licence, is_non_commercial = adapter.record.licence, adapter.record.is_non_commercial
-        terms = {"kind": ENCODER, "file": encoder_source, "licence": licence, "is_non_commercial": is_non_commercial}
-        (temporary / ENCODER / IMPORTED).write_text(json.dumps(terms, indent=2) + "\n")
+        else:
+            known = non_commercial_part(encoder_source)
+            licence, is_non_commercial = ("", False) if known is None else (" is ".join(known), True)
+        terms = {"licence": licence, "is_non_commercial": is_non_commercial}
+        of_encoder = {"kind": ENCODER, "file": encoder_source, **terms}
+        (temporary / ENCODER / IMPORTED).write_text(json.dumps(of_encoder, indent=2) + "\n")
+        described: dict[str, Any] = {
+            "format": FORMAT,
+            ENCODER: {"source": encoder_source, "layer": layer, "sha256": encoder.digest, **terms},
+        }
         for part, published in ((ADAPTER, adapter), (VOCODER, vocoder)):
             if published is not None:
                 model = {"adapter_hidden_dim": None, **shared, **published.model}

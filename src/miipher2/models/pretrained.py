@@ -202,7 +202,10 @@ def licences_of_start(encoder: str, init_from: Mapping[str, str | None], root: P
         FileNotFoundError, ValueError: as `PretrainedWeights`.
     """
     imported = root / encoder / IMPORTED
-    found = licences_of_part({"imported": json.loads(imported.read_text())}) if imported.is_file() else []
+    try:
+        found = licences_of_part({"imported": json.loads(imported.read_text())}) if imported.is_file() else []
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{imported}: damaged ({error}); should be what `miipher2 import` wrote") from None
     for key, name in init_from.items():
         if name is not None:
             licences = PretrainedWeights(f"init_from.{key}", name, root).licences
