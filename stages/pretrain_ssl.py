@@ -1,8 +1,8 @@
-"""Pre-train the mini encoder that the embedded default uses, and write it in transformers' format.
+"""Pre-train the mini encoder that ships, and write it to exp/encoder_mini in transformers' format.
 
     uv run stages/pretrain_ssl.py [key=value ...]
 
-Its result is in Git (models/mini/encoder), so the pipeline does not run this.
+Its result is in Git (models/mini/restorer/encoder), so the pipeline does not run this.
 """
 
 import sys

@@ -26,7 +26,7 @@ VOCOS = (
     "model.generator.blocks=2",
 )
 HARMONIC = (
-    "generator@model.generator=harmonic_envelope_mini",
+    "generator@model.generator=harmonic_mini",
     "model.generator.channels=16",
     "model.generator.hidden_channels=24",
     "model.generator.blocks=2",

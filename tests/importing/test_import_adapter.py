@@ -218,6 +218,6 @@ def test_the_encoder_is_named_where_it_is_missing_or_does_not_fit(
     assert "--encoder /nowhere: no config.json there" in miipher2(*words, "--encoder", "/nowhere").error
     assert (
         "model_type 'wav2vec2-bert'; should be one of hubert"
-        in miipher2(*words, "--encoder", "models/mini/encoder").error
+        in miipher2(*words, "--encoder", "models/mini/restorer/encoder").error
     )
     assert not (tmp_path / "out").exists()

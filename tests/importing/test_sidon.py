@@ -166,7 +166,7 @@ def test_the_codec_itself_and_lora_alone_are_refused(
     result = miipher2("import", tmp_path / "out", "--adapter", tmp_path / "adapter_model", "--encoder", encoder)
     assert "LoRA alone, without the biases that were trained beside it" in result.error
     path = source.save(tmp_path / "sidon.ckpt")
-    result = miipher2("import", tmp_path / "out", "--adapter", path, "--encoder", "models/mini/encoder")
+    result = miipher2("import", tmp_path / "out", "--adapter", path, "--encoder", "models/mini/restorer/encoder")
     assert result.code == 2
     result = miipher2("import", tmp_path / "out", "--adapter", path, "--encoder", "/nowhere")
     assert "--encoder /nowhere: no config.json there" in result.error

@@ -30,7 +30,7 @@ def test_an_encoder_without_commercial_use_comes_first_and_gives_its_licence() -
 
 
 def test_a_free_licence_of_a_part_is_not_that_of_the_bundle() -> None:
-    found = lineage("models/mini/encoder", vocoder=FREE)
+    found = lineage("models/mini/restorer/encoder", vocoder=FREE)
     with pytest.raises(ValueError, match="--license is missing"):
         choose_licence(None, found)
     assert choose_licence("mit", found) == "mit"

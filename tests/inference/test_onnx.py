@@ -45,7 +45,7 @@ def test_both_graphs_agree_with_pytorch_at_any_length(tmp_path: Path, encoder: s
 
 
 def test_shipped_encoder_agrees_with_pytorch_on_speech_and_silence(tmp_path: Path) -> None:
-    encoder = load_encoder(ROOT / "models/mini/encoder", 3)
+    encoder = load_encoder(ROOT / "models/mini/restorer/encoder", 3)
     encoder.add_adapters(16)
     torch.manual_seed(0)
     for adapter in encoder.adapters.parameters():
