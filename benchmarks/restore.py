@@ -5,8 +5,8 @@
 
 HuBERT-base's shape cut at layer 6, adapters of 768, HiFi-GAN V1 or Vocos at 24 kHz; from WAV to WAV. The real-time
 factor depends on the machine and its load; beside it are the factor that the counted operations would have at the rate
-of a large matrix product, measured just before and after, and the ratio of the two. Each case runs in a process of its
-own, for its peak memory.
+of a large matrix product, measured just before and after, and the ratio of the two. On a GPU the shares of encoder and
+vocoder are the time in which the host queues them. Each case runs in a process of its own, for its peak memory.
 """
 
 import argparse

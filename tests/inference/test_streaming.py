@@ -1,6 +1,6 @@
 """Streaming: windows and chunks do not change the result, and statistics are those of the whole recording."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny_weights import ENCODERS, load, publish_all, wave
 
+from miipher2.inference.batching import HostCopy
 from miipher2.inference.options import RestoreOptions
 from miipher2.inference.restorer import Restorer
-from miipher2.inference.streaming import CrossFader, WindowGrid
+from miipher2.inference.streaming import Chunk, CrossFader, WindowGrid
 from miipher2.models.encoder.encoder import EncoderFrames
 from miipher2.models.vocoder.generator import ChunkPosition
 
@@ -113,6 +114,29 @@ def test_recordings_of_different_lengths_in_a_batch_do_not_affect_each_other(roo
         for values, stream in zip(waves, streams, strict=True):
             together = np.concatenate(blocks[id(stream)], 1)[0]
             np.testing.assert_allclose(together, restorer(values, 16_000), atol=1e-4)
+
+
+def test_a_recording_that_fails_ends_once_and_the_next_goes_on(roots: dict[str, Path]) -> None:
+    """It fails in its middle, when windows of it are already read."""
+    restorer = load(roots["hubert"], chunk_seconds=1.0, **SHORT_WINDOWS)
+    values = varying_noise(3.0)
+    streams = [restorer.open(MonoSource(each)) for each in (varying_noise(20.0), values)]
+    vocode = restorer.networks.vocode
+
+    def vocode_with_nan(chunks: Sequence[Chunk]) -> HostCopy:
+        is_broken = torch.tensor([chunk.stream is streams[0] and chunk.first_frame > 400 for chunk in chunks])
+        waves = torch.from_numpy(np.stack(vocode(chunks).rows()))
+        return HostCopy(waves.masked_fill(is_broken[:, None], torch.nan))
+
+    restorer.networks.vocode = vocode_with_nan  # type: ignore[method-assign]
+    pairs = list(restorer.restore_streams(streams))
+    assert [stream for stream, block in pairs if block is None] == streams
+    assert "not finite" in str(streams[0].failure)
+    samples = sum(block.shape[1] for stream, block in pairs if stream is streams[0] and block is not None)
+    assert 0 < samples < 15 * restorer.sample_rate_hz
+    restored = np.concatenate([block for stream, block in pairs if stream is streams[1] and block is not None], 1)[0]
+    restorer.networks.vocode = vocode  # type: ignore[method-assign]
+    np.testing.assert_allclose(restored, restorer(values, 16_000), atol=1e-4)
 
 
 class MonoSource:

@@ -89,6 +89,18 @@ def test_a_restorer_on_cuda_restores(precision: str, tmp_path: Path) -> None:
     assert restorer(wave(16_000), 16_000).shape == (16_000,)
 
 
+@pytest.mark.parametrize("encoder", ["hubert", "mini"])
+def test_restoring_waits_for_nothing_but_its_results(encoder: str, tmp_path: Path) -> None:
+    """The host reads and queues ahead; a harmonic generator alone is asked for its phase from chunk to chunk."""
+    publish_all(tmp_path, encoder)
+    restorer = load(tmp_path, device="cuda", batch_size=2, chunk_seconds=1.0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert restorer(wave(48_000), 16_000).shape == (48_000,)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_restorer_on_cuda_restores_what_the_cpu_does(tmp_path: Path) -> None:
     """Needs a card that computes."""
     publish_all(tmp_path, "hubert")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from miipher2.config.schema_data import HOP_SAMPLES
 from miipher2.inference.streaming import Block, Chunk, RecordingStream, Window
 from miipher2.inference.weights import Vocoder
+from miipher2.models.device import copy_to
 from miipher2.models.encoder.encoder import EncoderFrames, SpeechEncoder
 from miipher2.models.encoder.logmel_frontend import Scales
 from miipher2.models.vocoder.generator import ChunkPosition
@@ -22,6 +23,28 @@ MAX_LENGTH_STEP = 64  # frames; chunks are padded to a multiple of at most that
 BATCHES_AHEAD = 4  # as many batches of windows are sorted by length together: less padding
 
 Item = TypeVar("Item", Window, Chunk)
+
+
+class HostCopy:
+    """The rows of a network's output on their way to the host; on CUDA nothing waits for them before `rows`.
+
+    Args:
+        lengths: how much of each row to keep; None keeps all.
+    """
+
+    def __init__(self, values: Float[Tensor, "row length ..."], lengths: Sequence[int] | None = None) -> None:
+        self._values = values.float().to("cpu", non_blocking=True)  # into pinned memory
+        self._lengths = [values.shape[1]] * len(values) if lengths is None else lengths
+        self._copied = None
+        if values.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def rows(self) -> list[Float32[np.ndarray, "length ..."]]:
+        """Wait for the copy, and return its rows."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return [row[:length] for row, length in zip(self._values.numpy(), self._lengths, strict=True)]
 
 
 class Networks:
@@ -47,58 +70,63 @@ class Networks:
         longest = chunk_frames + 2 * vocoder.generator.context_frames
         self._length_step = math.ceil(longest / math.ceil(longest / MAX_LENGTH_STEP))
 
+    @property
+    def vocoder_batch_size(self) -> int | None:
+        """How many chunks to vocode at once, if limited: on a CPU a batch exceeds the caches and is half as fast."""
+        return 1 if self.device.type == "cpu" else None
+
     @torch.inference_mode()
-    def encode(self, windows: Sequence[Window]) -> list[Float32[np.ndarray, "frame dim"]]:
+    def encode(self, windows: Sequence[Window]) -> HostCopy:
         """Return what the vocoder's chunks are cut from, for each window; the rest of the batch changes nothing."""
         frames = [window.stop - window.start for window in windows]
         longest = max(frames)
-        waves = np.zeros((len(windows), longest * HOP_SAMPLES + 2 * self.encoder.front_end.context_samples), np.float32)
+        waves = self._zeros(len(windows), longest * HOP_SAMPLES + 2 * self.encoder.front_end.context_samples)
         outside = []
-        for row, window in zip(waves, windows, strict=True):
+        for row, window in zip(waves.numpy(), windows, strict=True):
             row[: len(window.wave)] = window.wave
             left, right = window.outside_samples
             outside.append((left, right + len(row) - len(window.wave)))
         scales = Scales.stack([window.scales for window in windows], self.device)
         with self._autocast():
-            hidden = self._embed(torch.from_numpy(waves).to(self.device, non_blocking=True), scales, outside)
+            hidden = self._embed(copy_to(self.device, waves), scales, outside)
             valid = None
             if min(frames) < longest:
-                valid = (torch.arange(longest) < torch.tensor(frames)[:, None]).to(self.device)
+                valid = copy_to(self.device, torch.arange(longest) < torch.tensor(frames)[:, None])
                 hidden = hidden.masked_fill(~valid[..., None], 0)
             features = self.encoder.encode_frames(EncoderFrames(hidden, valid), adapted=True, strength=self._strength)
             features = self.vocoder.embed_window(features, valid)
-        return [row[:count] for row, count in zip(_to_numpy(features), frames, strict=True)]
+        return HostCopy(features, frames)
 
     @torch.inference_mode()
-    def vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
+    def vocode(self, chunks: Sequence[Chunk]) -> HostCopy:
         """Return each chunk's wave, context included; waves may continue after their chunk's end."""
-        # On a CPU a batch does not fit the caches and takes twice the time.
-        batches = [[chunk] for chunk in chunks] if self.device.type == "cpu" else [chunks]
-        return [wave for batch in batches for wave in self._vocode(batch)]
+        longest = max(len(chunk.features) for chunk in chunks)
+        # Few different lengths, since the first use of each is slow: on a CPU in bfloat16 up to six times the others.
+        longest = -(-longest // self._length_step) * self._length_step
+        features = self._zeros(len(chunks), longest, chunks[0].features.shape[1])
+        for row, chunk in zip(features.numpy(), chunks, strict=True):
+            row[: len(chunk.features)] = chunk.features
+        position = ChunkPosition(
+            copy_to(self.device, torch.tensor([chunk.first_frame for chunk in chunks])),
+            copy_to(self.device, torch.tensor([chunk.phase_cycles for chunk in chunks])),
+        )
+        with self._autocast():
+            return HostCopy(self.vocoder.forward_chunk(copy_to(self.device, features), position))
 
     @torch.inference_mode()
     def set_phase(self, chunk: Chunk) -> Chunk:
         """Return a chunk with the phase at which the vocoder continues the chunk before it; call in order."""
+        if not self.vocoder.generator.has_phase:
+            return chunk
         phases = chunk.stream.phase_cycles
         positioned = replace(chunk, phase_cycles=phases[chunk.channel])
         features = torch.from_numpy(chunk.features[: self._chunk_frames + 1]).to(self.device)
         phases[chunk.channel] = self.vocoder.advance_phase(features, positioned.phase_cycles)
         return positioned
 
-    def _vocode(self, chunks: Sequence[Chunk]) -> list[Float32[np.ndarray, " time"]]:
-        longest = max(len(chunk.features) for chunk in chunks)
-        # Few different lengths, since the first use of each is slow: on a CPU in bfloat16 up to six times the others.
-        longest = -(-longest // self._length_step) * self._length_step
-        features = np.zeros((len(chunks), longest, chunks[0].features.shape[1]), np.float32)
-        for row, chunk in zip(features, chunks, strict=True):
-            row[: len(chunk.features)] = chunk.features
-        position = ChunkPosition(
-            torch.tensor([chunk.first_frame for chunk in chunks]).to(self.device),
-            torch.tensor([chunk.phase_cycles for chunk in chunks]).to(self.device),
-        )
-        with self._autocast():
-            waves = self.vocoder.forward_chunk(torch.from_numpy(features).to(self.device, non_blocking=True), position)
-        return list(_to_numpy(waves))
+    def _zeros(self, *shape: int) -> Tensor:
+        """Return zeros on the host, in memory from which the device copies while the host goes on."""
+        return torch.zeros(shape, pin_memory=self.device.type == "cuda")
 
     def _embed(
         self, waves: Float[Tensor, "batch time"], scales: Scales, outside: Sequence[tuple[int, int]]
@@ -131,27 +159,56 @@ def restore_streams(
 ) -> Iterator[tuple[RecordingStream, Block | None]]:
     """Yield the restored blocks of recordings, each recording's in order, and None when it is done or has failed.
 
-    A recording that fails keeps the reason in `failure`; the others continue.
+    A recording that fails keeps the reason in `failure`; the others continue. While a device makes the waves of some
+    windows, the host reads the next ones and queues their features behind.
     """
     windows = _all_windows(streams)
-    depth = batch_size if batch_size == 1 else BATCHES_AHEAD * batch_size
-    while group := list(islice(windows, depth)):
-        pending = [window for _, window in group if window is not None]
+    depth = batch_size if batch_size == 1 and networks.device.type == "cpu" else BATCHES_AHEAD * batch_size
+    vocoder_batch_size = networks.vocoder_batch_size or batch_size
+    current = _Group()
+    while True:
+        upcoming = _Group(list(islice(windows, depth)))
+        pending = [window for _, window in upcoming.windows if window is not None]
         lengths = [window.stop - window.start for window in pending]
-        features = _run_in_batches(networks.encode, pending, lengths, batch_size)
-        chunks = [
+        encoded = _run_in_batches(networks.encode, pending, lengths, batch_size)
+        yield from current.finish()
+        if not upcoming.windows:
+            return
+        # A recording that failed just now may have windows here, read before that; its end is not said twice.
+        ended = {stream for stream, _ in current.windows if stream.is_done}
+        upcoming.windows = [item for item in upcoming.windows if item[0] not in ended]
+        upcoming.chunks = [
             networks.set_phase(chunk)
-            for window, rows in zip(pending, features, strict=True)
+            for window, rows in zip(pending, encoded(), strict=True)
             for chunk in window.stream.add_features(window, rows)
         ]
-        waves = _run_in_batches(networks.vocode, chunks, [len(chunk.features) for chunk in chunks], batch_size)
-        for chunk, wave in zip(chunks, waves, strict=True):
+        lengths = [len(chunk.features) for chunk in upcoming.chunks]
+        upcoming.waves = _run_in_batches(networks.vocode, upcoming.chunks, lengths, vocoder_batch_size)
+        current = upcoming
+
+
+@dataclass
+class _Group:
+    """Windows of recordings that go through the networks together; a recording without any is there once, with None.
+
+    Args:
+        chunks: that are complete with these windows.
+        waves: waits for the chunks' waves and returns them.
+    """
+
+    windows: list[tuple[RecordingStream, Window | None]] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    waves: Callable[[], list[Float32[np.ndarray, " time"]]] = list
+
+    def finish(self) -> Iterator[tuple[RecordingStream, Block | None]]:
+        """Wait for the waves, and yield the blocks that they complete, and None where a recording ends."""
+        for chunk, wave in zip(self.chunks, self.waves(), strict=True):
             if not np.isfinite(wave).all() and chunk.stream.failure is None:
                 chunk.stream.failure = ValueError(
                     "its restoration holds values that are not finite; the input should be in [-1, 1]"
                 )
             chunk.stream.add_wave(chunk, wave)
-        for stream in dict.fromkeys(stream for stream, _ in group):
+        for stream in dict.fromkeys(stream for stream, _ in self.windows):
             for block in stream.finished_blocks():
                 yield stream, block
             if stream.is_done:
@@ -176,19 +233,20 @@ def _all_windows(streams: Iterable[RecordingStream]) -> Iterator[tuple[Recording
 
 
 def _run_in_batches(
-    network: Callable[[Sequence[Item]], list[np.ndarray]],
+    network: Callable[[Sequence[Item]], HostCopy],
     items: Sequence[Item],
     lengths: Sequence[int],
     batch_size: int,
-) -> list[np.ndarray]:
-    """Run a network on items in batches of similar length, and return its results in the items' order."""
+) -> Callable[[], list[np.ndarray]]:
+    """Run a network on items in batches of similar length; return what waits for the results, in the items' order."""
     order = sorted(range(len(items)), key=lengths.__getitem__)
-    results: dict[int, np.ndarray] = {}
-    for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
-        results.update(zip(batch, network([items[index] for index in batch]), strict=True))
-    return [results[index] for index in range(len(items))]
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    copies = [network([items[index] for index in batch]) for batch in batches]
 
+    def results() -> list[np.ndarray]:
+        rows = dict(
+            pair for batch, copy in zip(batches, copies, strict=True) for pair in zip(batch, copy.rows(), strict=True)
+        )
+        return [rows[index] for index in range(len(items))]
 
-def _to_numpy(values: Tensor) -> np.ndarray:
-    return values.float().cpu().numpy()
+    return results

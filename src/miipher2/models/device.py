@@ -39,3 +39,9 @@ def choose_device(name: str, setting: str = "device=", local_rank: int | None = 
     if name == "auto":
         log.info("%sauto: %s is used, %s", setting, device, torch.cuda.get_device_name(device))
     return device
+
+
+def copy_to(device: torch.device, values: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the host on a device; on CUDA the host does not wait for the copy, from pinned memory."""
+    pinned = values.pin_memory() if device.type == "cuda" else values
+    return pinned.to(device, non_blocking=True)

@@ -15,6 +15,7 @@ from jaxtyping import Complex, Float, Float32, Float64, Int
 from torch import Tensor, nn
 
 from miipher2.config.schema_data import HOP_SAMPLES, SAMPLE_RATE_HZ
+from miipher2.models.device import copy_to
 
 MARGIN = 120  # values on each side of 10 ms that a frame sees
 CONSTANT = 4.0  # about the largest standardised log-mel
@@ -38,9 +39,9 @@ class Scales:
 
     @classmethod
     def stack(cls, rows: Sequence["Scales"], device: torch.device) -> "Scales":
-        """Return the scales of a batch on a device."""
+        """Return the scales of a batch, which are on the host, on a device that the host does not wait for."""
         columns = [[getattr(row, field.name) for row in rows] for field in fields(cls)]
-        stacked: list[Any] = [None if column[0] is None else torch.cat(column).to(device) for column in columns]
+        stacked: list[Any] = [None if column[0] is None else copy_to(device, torch.cat(column)) for column in columns]
         return cls(*stacked)
 
 

@@ -43,6 +43,7 @@ class Generator(nn.Module, ABC):
     """
 
     has_prenet = False  # layers that attend to all frames, for which chunks are too short
+    has_phase = False  # at which a chunk continues the one before it
 
     def __init__(self, sample_rate_hz: int) -> None:
         super().__init__()

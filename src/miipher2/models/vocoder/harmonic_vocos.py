@@ -54,6 +54,8 @@ class HarmonicVocos(ConvNextGenerator):
     (arXiv:2001.04643).
     """
 
+    has_phase = True
+
     window: Tensor
     noise: Tensor
     pitch_bins_hz: Tensor
