@@ -59,6 +59,7 @@ def test_words_are_the_same_alone_and_beside_others(speech: np.ndarray) -> None:
     assert [future.result() for future in [POCKETSPHINX.transcribe(wave, "en") for wave in waves]][::2] == [alone] * 2
 
 
+@pytest.mark.slow
 def test_whisper_recognises_the_same_words_alone_beside_others_and_from_a_folder(
     whisper: Whisper, cache: Path, sentence: np.ndarray
 ) -> None:
@@ -135,6 +136,7 @@ def test_identical_recording_has_no_error(speech: np.ndarray) -> None:
     )
 
 
+@pytest.mark.slow
 def test_transcripts_measure_the_clean_recording_too(whisper: Whisper, sentence: np.ndarray) -> None:
     clean = read_audio(CLIPS / "fr/vm_saveoper.flac")[0]
     pairs = [
@@ -159,6 +161,7 @@ def test_transcripts_measure_the_clean_recording_too(whisper: Whisper, sentence:
     assert columns["words/same"] == english.words["words/same"] != ""
 
 
+@pytest.mark.slow
 def test_without_a_clean_recording_a_transcript_is_enough(whisper: Whisper, sentence: np.ndarray) -> None:
     pairs = [Utterance("a", None, sentence, transcript=SAID), Utterance("b", None, sentence)]
     first, second = evaluate(pairs, {}, 16_000, ["characters"], asr=whisper).rows
