@@ -29,7 +29,12 @@ TINY: dict[str, dict[str, Any]] = {
         "segment_frames": 8,
     },
     "pre_train_vocoder/harmonic_pretrain_embedded.yaml": {"steps": 6, "save_interval": 2, "adversarial_from_step": 3},
-    "finetune_vocoder/harmonic_ft_embedded.yaml": {"steps": 6, "log_interval": 1, "validation_interval": 3},
+    "finetune_vocoder/harmonic_ft_embedded.yaml": {
+        "steps": 6,
+        "save_interval": 2,
+        "log_interval": 1,
+        "validation_interval": 3,
+    },
     "wandb/offline.yaml": {"mode": "disabled"},
     "loader/mini.yaml": {"num_workers": 0},
     "runtime/mini.yaml": {"threads": 1},
