@@ -12,9 +12,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_default_run_learns_to_restore_held_out_speech(tmp_path: Path) -> None:
-    """Feature error at most 0.65 of the degraded one; log-mel 20 % nearer to clean, and nearer after fine-tuning.
+    """Words, speaker, ESTOI and DistillMOS are kept, DNSMOS overall is at least 0.5 better, log-mel a third nearer.
 
-    DNSMOS overall at least 0.3 better, and the speaker kept, as the README says.
+    The adapters leave at most 0.65 of the features' squared error, and 0.7 of the absolute one: layer 1 is half of the
+    features of the encoder that ships, and only the two adapters of that layer reach it (docs/mini_log.md).
     """
     clone = Clone(tmp_path / "fresh")
     clone.root.mkdir()
@@ -32,9 +33,14 @@ def test_the_default_run_learns_to_restore_held_out_speech(tmp_path: Path) -> No
     print(f"dvc repro: {took:.0f} s\n{json.dumps(found, indent=2)}")  # noqa: T201 - shown with -rP
     assert found["utterances"] == {"evaluated": 12, "failed": 0}
     assert found["features"]["ratio"] <= 0.65
-    assert found["features"]["l1_ratio"] <= 0.65
-    assert found["log_mel"]["fine_tuned"] <= 0.8 * found["log_mel"]["degraded"]
+    assert found["features"]["l1_ratio"] <= 0.7
+    assert found["log_mel"]["fine_tuned"] <= 0.67 * found["log_mel"]["degraded"]
     assert found["log_mel"]["fine_tuned"] < found["log_mel"]["pre_trained"]
-    assert found["dnsmos_ovrl"]["fine_tuned"] >= found["dnsmos_ovrl"]["degraded"] + 0.3
-    assert found["speaker_cosine"]["fine_tuned"] >= found["speaker_cosine"]["degraded"] - 0.02
+    metrics = ("character_error", "speaker_cosine", "estoi", "dnsmos_ovrl", "distillmos")
+    gain = {name: found[name]["fine_tuned"] - found[name]["degraded"] for name in metrics}
+    assert gain["character_error"] <= 0.03
+    assert gain["speaker_cosine"] >= 0.02
+    assert gain["estoi"] >= -0.03
+    assert gain["dnsmos_ovrl"] >= 0.5
+    assert gain["distillmos"] >= -0.1
     assert "Data and pipelines are up to date." in clone.dvc("repro")
