@@ -22,7 +22,7 @@ def test_an_interrupted_run_is_reported_with_the_command_that_resumes_it(reposit
     make_run(repository, "train_adapter", (9, 10), (9,))
     make_run(repository, "pre_train_vocoder", (5,), (5,))
     (finding,) = checkpoint_findings(repository)
-    assert finding.text.startswith("exp/adapter_embedded/checkpoint_10.pt: step 10 of 100")
+    assert finding.text.startswith("exp/adapter_embedded/checkpoint_10.pt: step 10 of 200")
     assert finding.commands == [f"{DVC} -S checkpoint.resume_from=exp/adapter_embedded/checkpoint_10.pt"]
     assert finding.is_problem
 

@@ -61,7 +61,7 @@ def test_a_resume_that_has_ended_is_history(resumed: Path, miipher2: Command) ->
 
 def test_it_is_not_history_where_the_lock_differs(resumed: Path, miipher2: Command) -> None:
     (resumed / FILE).unlink()
-    edit(resumed, "steps: 100", "steps: 101")
+    edit(resumed, "steps: 200", "steps: 201")
     result = miipher2("params", "--check")
     assert result.code == 1
     assert f"Checkpoint specified in `resume_from` not found: {FILE}" in result.error
@@ -86,7 +86,7 @@ def test_without_a_lock_the_checkpoint_has_to_be_the_one_that_params_names(resum
 
 
 def test_a_stale_params_yaml_is_composed_anew_with_its_overrides(resumed: Path, miipher2: Command) -> None:
-    edit(resumed, "steps: 100", "steps: 110", "configs/train_adapter/adapter_embedded.yaml")
+    edit(resumed, "steps: 200", "steps: 210", "configs/train_adapter/adapter_embedded.yaml")
     text, words = problem(miipher2)
     assert words[3:] == ["params", "evaluate.seed=3", f"checkpoint.resume_from={FILE}"]
     assert f"run `{shlex.join(words)}`, or use `uv run dvc exp run -S evaluate.seed=3 -S checkpoint" in text

@@ -10,8 +10,8 @@ from miipher2.cli.arguments import path
 EXAMPLES = """\
 examples:
   miipher2 checkpoint ls exp/adapter_embedded
-  miipher2 checkpoint show exp/adapter_embedded/checkpoint_50.pt
-  miipher2 checkpoint command exp/adapter_embedded/checkpoint_50.pt
+  miipher2 checkpoint show exp/adapter_embedded/checkpoint_100.pt
+  miipher2 checkpoint command exp/adapter_embedded/checkpoint_100.pt
   miipher2 checkpoint verify exp
   miipher2 checkpoint diff exp/a/checkpoint_1k.pt exp/b/checkpoint_1k.pt
   miipher2 checkpoint replay exp/a/checkpoint_1k.pt exp/a/checkpoint_2k.pt
@@ -36,7 +36,7 @@ FILE may be a checkpoint, its JSON, a folder (its newest checkpoint), or any fil
 final.safetensors (the checkpoint that led to it). Only the JSON is read; `verify` checks that the tensors match it.
 
 examples:
-  miipher2 checkpoint show exp/adapter_embedded/checkpoint_50.pt
+  miipher2 checkpoint show exp/adapter_embedded/checkpoint_100.pt
   miipher2 checkpoint show exp/harmonic_ft_embedded/published
   miipher2 checkpoint show --json exp/adapter_embedded/published/final.safetensors | jq .code.commit
 """
@@ -45,8 +45,8 @@ Print the command that resumes from a checkpoint with all the overrides that its
 anywhere. If it is in a published/ that DVC would empty, and nowhere else, a line that copies it out comes first.
 
 example:
-  $ miipher2 checkpoint command exp/adapter_embedded/checkpoint_50.pt
-  uv run dvc exp run -S train_adapter.seed=1 -S checkpoint.resume_from=exp/adapter_embedded/checkpoint_50.pt
+  $ miipher2 checkpoint command exp/adapter_embedded/checkpoint_100.pt
+  uv run dvc exp run -S train_adapter.seed=1 -S checkpoint.resume_from=exp/adapter_embedded/checkpoint_100.pt
 """
 VERIFY = """\
 Check that checkpoints and weights are intact: the digest in the JSON, loading without pickle, all entries that a resume
@@ -60,7 +60,7 @@ earlier version began ends where that version saved last; this counts as a failu
 exit codes: 0 all intact, 1 at least one is not, or the chain does not reach the first step
 
 examples:
-  miipher2 checkpoint verify exp/adapter_embedded/checkpoint_50.pt
+  miipher2 checkpoint verify exp/adapter_embedded/checkpoint_100.pt
   miipher2 checkpoint verify exp            # every run, including published/ and set-aside files
   miipher2 checkpoint verify --chain exp/adapter_embedded/published/final.safetensors
 """
@@ -94,7 +94,7 @@ starts on this host.
 exit codes: 0 bit-identical, 1 different
 
 examples:
-  miipher2 checkpoint replay exp/adapter_embedded/checkpoint_50.pt exp/adapter_embedded/checkpoint_100.pt
+  miipher2 checkpoint replay exp/adapter_embedded/checkpoint_100.pt exp/adapter_embedded/checkpoint_200.pt
   miipher2 checkpoint replay --spans 3 exp/adapter_embedded
 """
 
